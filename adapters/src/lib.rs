@@ -1,0 +1,3 @@
+//! The heterogeneous resource adapter: the northbound contract and the backends behind it.
+
+pub mod contract;

@@ -1,0 +1,6 @@
+//! What peers agree on: all of them by Raft (`registry`), two of them by contract (`negotiation`), three of them by quorum
+//! (`custody`). Pure machines; `raft` is the only room that knows openraft, `store` the only one that knows RocksDB.
+
+pub mod codec;
+pub mod envelope;
+pub mod time;

@@ -1,0 +1,8 @@
+//! Words and contracts of Causeway. Pure: no IO, no clock, no async, no floats in anything signed, applied or ranked.
+
+pub mod crockford;
+pub mod ids;
+pub mod reason;
+pub mod resource;
+pub mod task;
+pub mod units;
