@@ -1,0 +1,58 @@
+# Thin targets: each is one command that can be typed by hand as well. `make help` lists them.
+#
+# All of them share one cargo profile (release) and one target folder outside the clone, so that RocksDB, the longest
+# part of a first build, is compiled once and survives `git clean` and fresh clones.
+
+SHELL := /bin/bash
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/causeway/target
+CARGO := cargo
+BIN   := $(CARGO_TARGET_DIR)/release
+
+# make ring: DELAY=0 turns the round trips off; KEEP=0 stops after the job; DATA is where the ring keeps its disks.
+DELAY ?= 1
+KEEP  ?= auto
+DATA  ?= ring
+# make fuzz and make chaos
+MINUTES ?= 10
+POINTS  ?= 200
+SEED    ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build ring test check fix bench fuzz chaos clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## system packages that the build needs (says what it installs)
+	@scripts/setup.sh
+
+build: setup ## the release binaries
+	$(CARGO) build --release --workspace --bins
+
+ring: build ## five regions on this machine, and three tasks that find their way (DELAY=0, KEEP=0, DATA=dir)
+	$(BIN)/causeway lab up --data $(DATA) --delay $(DELAY) --keep $(KEEP)
+
+test: setup ## every test
+	$(CARGO) test --release --workspace
+
+check: setup ## format, lints and documentation; changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+fix: setup ## format, and the lints' own corrections
+	$(CARGO) fmt --all
+	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+bench: build ## all measurements of BENCHMARKS.md (long)
+	scripts/bench.sh
+
+fuzz: build ## every fuzz target for MINUTES minutes each
+	$(BIN)/fuzz --minutes $(MINUTES) --seed $(SEED)
+
+chaos: build ## kill -9 at POINTS seeded points of a working ring
+	$(BIN)/chaos --points $(POINTS) --seed $(SEED)
+
+clean: ## remove the ring's disks; the build stays
+	rm -rf -- "$(DATA)"
