@@ -1,7 +1,9 @@
 //! Words and contracts of Causeway. Pure: no IO, no clock, no async, no floats in anything signed, applied or ranked.
 
 pub mod crockford;
+pub mod identifier;
 pub mod ids;
+pub mod measures;
 pub mod reason;
 pub mod resource;
 pub mod task;

@@ -91,6 +91,52 @@ pub enum ChipKind {
     Qpu,
 }
 
+impl ComputeClass {
+    /// The two letters of the identifier.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::General => "GC",
+            Self::Intelligent => "IC",
+            Self::Super => "SC",
+            Self::Edge => "EC",
+            Self::Hybrid => "HC",
+        }
+    }
+}
+
+impl ChipKind {
+    /// The three letters of the identifier.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Gpu => "GPU",
+            Self::Npu => "NPU",
+            Self::Tpu => "TPU",
+            Self::Dcu => "DCU",
+            Self::Dpu => "DPU",
+            Self::Fpg => "FPG",
+            Self::Asc => "ASC",
+            Self::Qpu => "QPU",
+        }
+    }
+
+    /// From the three letters; `None` for `ANY` and for what is not known.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Some(match code {
+            "CPU" => Self::Cpu,
+            "GPU" => Self::Gpu,
+            "NPU" => Self::Npu,
+            "TPU" => Self::Tpu,
+            "DCU" => Self::Dcu,
+            "DPU" => Self::Dpu,
+            "FPG" => Self::Fpg,
+            "ASC" => Self::Asc,
+            "QPU" => Self::Qpu,
+            _ => return None,
+        })
+    }
+}
+
 /// Equal servers of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
