@@ -1,1 +1,4 @@
-//! stub
+//! The Causeway daemon and command line, one binary. `mesh` is the only room that knows libp2p; sockets, disks and clocks
+//! are touched here, in `consensus::store` and in the adapters' host.
+
+pub mod config;
