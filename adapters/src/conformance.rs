@@ -1,0 +1,364 @@
+//! The one suite that every backend passes: what the node relies on, told as cases against the contract alone.
+//!
+//! A backend's tests say how a wanted behaviour is written as a command for it ([`Options::program`]); everything else is
+//! the same for all.
+
+use crate::contract::{Adapter, LogStream, RunEnd, RunKey, RunOutput, RunRequest, RunState};
+use cpi::ids::{ContentDigest, Epoch, Fence, MemberId, TaskId};
+use cpi::reason::ReasonCode;
+use cpi::resource::Quantity;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a program of a case is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behaviour {
+    /// End with this code.
+    Exit(i32),
+    /// Write this to standard output and end.
+    Print(String),
+    /// Run for this long, in ms.
+    Sleep(u64),
+    /// Write a file and end.
+    Write {
+        /// Its path.
+        path: String,
+        /// Its content.
+        content: String,
+    },
+}
+
+/// A command and its environment.
+pub type Program = (Vec<String>, BTreeMap<String, String>);
+
+/// What the suite has to know of a backend.
+pub struct Options {
+    /// The pool and the server class to run in.
+    pub pool: String,
+    /// Likewise.
+    pub class: String,
+    /// How a behaviour is written for this backend.
+    pub program: Box<dyn Fn(&Behaviour) -> Program + Send + Sync>,
+    /// The longest that a run may take to show a change that it makes at once.
+    pub patience: Duration,
+}
+
+/// A case and what went wrong in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseResult {
+    /// The case.
+    pub case: &'static str,
+    /// `None` where it held.
+    pub failure: Option<String>,
+}
+
+type Outcome = Result<(), String>;
+
+struct Suite<'a> {
+    adapter: &'a dyn Adapter,
+    options: &'a Options,
+    next: std::sync::atomic::AtomicU32,
+    salt: u64,
+}
+
+/// Runs all cases. Runs that it starts are removed again where they ended.
+pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
+    let suite = Suite { adapter, options, next: std::sync::atomic::AtomicU32::new(1), salt: rand::random() };
+    let mut results = Vec::new();
+    macro_rules! cases {
+        ($($case:ident),* $(,)?) => { $(
+            results.push(CaseResult { case: stringify!($case), failure: suite.$case().await.err() });
+        )* };
+    }
+    cases!(
+        describes_itself,
+        a_run_ends_and_says_so,
+        the_same_key_is_the_same_run,
+        an_exit_code_is_kept,
+        logs_are_read_in_pieces,
+        a_cancel_ends_a_run_and_may_be_repeated,
+        a_run_over_its_time_is_ended,
+        a_lapsed_lease_freezes_and_a_renewal_thaws,
+        without_freezing_a_run_outlives_its_lease,
+        outputs_are_found_with_their_digests,
+        a_missing_output_is_a_failure,
+        an_optional_output_may_be_missing,
+        an_ended_run_is_listed_until_removed,
+        nothing_is_known_of_an_unknown_run,
+        a_request_without_a_program_is_refused,
+    );
+    results
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Suite<'_> {
+    fn request(&self, behaviour: &Behaviour) -> RunRequest {
+        let (command, env) = (self.options.program)(behaviour);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.salt.to_be_bytes());
+        id[0] &= 0x7f;
+        id[12..].copy_from_slice(&self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes());
+        RunRequest {
+            key: RunKey {
+                task: TaskId(id),
+                fence: Fence { epoch: Epoch { counter: 1, member: MemberId(1) }, attempt: 1 },
+            },
+            pool: self.options.pool.clone(),
+            class: self.options.class.clone(),
+            need: Quantity { cpu_milli: 1000, memory_bytes: 256 << 20, storage_bytes: 1 << 30, chip_milli: 0 },
+            command,
+            image: None,
+            env,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            max_runtime_ms: 60_000,
+            lease_ttl_ms: 60_000,
+            freeze_on_lapse: true,
+        }
+    }
+
+    async fn submit(&self, request: RunRequest) -> Result<RunKey, String> {
+        let key = request.key;
+        self.adapter.submit(request).await.map(|_| key).map_err(text)
+    }
+
+    /// Waits until the run's state is as wanted.
+    async fn until<T>(&self, key: RunKey, wanted: impl Fn(&RunState) -> Option<T>) -> Result<T, String> {
+        let deadline = tokio::time::Instant::now() + self.options.patience;
+        loop {
+            let status = self.adapter.status(key).await.map_err(text)?;
+            let state = status.ok_or("the run is not known")?.state;
+            if let Some(found) = wanted(&state) {
+                return Ok(found);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("still {state:?} after {:?}", self.options.patience));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn end(&self, key: RunKey) -> Result<RunEnd, String> {
+        let ended = |state: &RunState| match state {
+            RunState::Ended(end) => Some(end.clone()),
+            _ => None,
+        };
+        self.until(key, ended).await
+    }
+
+    async fn end_of(&self, request: RunRequest) -> Result<RunEnd, String> {
+        let key = self.submit(request).await?;
+        let end = self.end(key).await?;
+        self.adapter.remove(key).await.map_err(text)?;
+        Ok(end)
+    }
+
+    async fn is(&self, key: RunKey, wanted: RunState) -> Outcome {
+        self.until(key, |state| (*state == wanted).then_some(())).await
+    }
+
+    async fn describes_itself(&self) -> Outcome {
+        let description = self.adapter.describe();
+        let pools = self.adapter.inventory().await.map_err(text)?;
+        ensure(self.adapter.health().await.ready, || "it is not ready".to_owned())?;
+        ensure(pools.iter().any(|pool| pool.name == self.options.pool), || {
+            "the pool is not in the inventory".to_owned()
+        })?;
+        ensure(pools.iter().all(|pool| pool.backend == description.backend), || {
+            "a pool of another backend is in the inventory".to_owned()
+        })
+    }
+
+    async fn a_run_ends_and_says_so(&self) -> Outcome {
+        let mut events = self.adapter.watch();
+        let key = self.submit(self.request(&Behaviour::Exit(0))).await?;
+        let end = self.end(key).await?;
+        ensure(end.exit_code == Some(0) && end.reason.is_none(), || format!("{end:?}"))?;
+        let heard = tokio::time::timeout(self.options.patience, async {
+            loop {
+                match events.recv().await {
+                    Ok(event) if event.key == key && event.state == RunState::Ended(end.clone()) => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        });
+        ensure(heard.await == Ok(true), || "no event told of the end".to_owned())?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn the_same_key_is_the_same_run(&self) -> Outcome {
+        let request = self.request(&Behaviour::Sleep(300));
+        let (one, two) = tokio::join!(self.adapter.submit(request.clone()), self.adapter.submit(request.clone()));
+        one.map_err(text)?;
+        two.map_err(text)?;
+        let end = self.end(request.key).await?;
+        ensure(end.reason.is_none(), || format!("{end:?}"))?;
+        let again = self.adapter.submit(request.clone()).await.map_err(text)?;
+        ensure(again.state == RunState::Ended(end), || format!("submitted again it is {:?}", again.state))?;
+        let count = self.adapter.list().await.map_err(text)?.iter().filter(|run| run.key == request.key).count();
+        ensure(count == 1, || format!("{count} runs have the key"))?;
+        self.adapter.remove(request.key).await.map_err(text)
+    }
+
+    async fn an_exit_code_is_kept(&self) -> Outcome {
+        let end = self.end_of(self.request(&Behaviour::Exit(7))).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(end.exit_code == Some(7) && code == Some(ReasonCode::ExitNonzero), || format!("{end:?}"))
+    }
+
+    async fn logs_are_read_in_pieces(&self) -> Outcome {
+        let said = "一二三 four five\n".to_owned();
+        let key = self.submit(self.request(&Behaviour::Print(said.clone()))).await?;
+        self.end(key).await?;
+        let mut read = Vec::new();
+        loop {
+            let chunk = self.adapter.logs(key, LogStream::Stdout, read.len() as u64, 5).await.map_err(text)?;
+            ensure(chunk.bytes.len() <= 5, || "more than was asked for".to_owned())?;
+            ensure(!chunk.bytes.is_empty() || chunk.end, || "nothing, and yet not the end".to_owned())?;
+            read.extend_from_slice(&chunk.bytes);
+            if chunk.end {
+                break;
+            }
+        }
+        ensure(read == said.as_bytes(), || format!("read {:?}", String::from_utf8_lossy(&read)))?;
+        let other = self.adapter.logs(key, LogStream::Stderr, 0, 100).await.map_err(text)?;
+        ensure(other.bytes.is_empty() && other.end, || format!("standard error: {other:?}"))?;
+        let beyond = self.adapter.logs(key, LogStream::Stdout, 10_000, 100).await.map_err(text)?;
+        ensure(beyond.bytes.is_empty() && beyond.end, || format!("beyond the end: {beyond:?}"))?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn a_cancel_ends_a_run_and_may_be_repeated(&self) -> Outcome {
+        let key = self.submit(self.request(&Behaviour::Sleep(60_000))).await?;
+        self.is(key, RunState::Running).await?;
+        self.adapter.cancel(key, 200).await.map_err(text)?;
+        self.adapter.cancel(key, 200).await.map_err(text)?;
+        let end = self.end(key).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(code == Some(ReasonCode::Cancelled), || format!("{end:?}"))?;
+        self.adapter.cancel(key, 200).await.map_err(text)?;
+        // one that has just been submitted
+        let early = self.submit(self.request(&Behaviour::Sleep(60_000))).await?;
+        self.adapter.cancel(early, 0).await.map_err(text)?;
+        let end = self.end(early).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(code == Some(ReasonCode::Cancelled), || format!("cancelled early: {end:?}"))?;
+        self.adapter.remove(early).await.map_err(text)?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn a_run_over_its_time_is_ended(&self) -> Outcome {
+        let mut request = self.request(&Behaviour::Sleep(60_000));
+        request.max_runtime_ms = 200;
+        let end = self.end_of(request).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(code == Some(ReasonCode::TimeLimit), || format!("{end:?}"))
+    }
+
+    async fn a_lapsed_lease_freezes_and_a_renewal_thaws(&self) -> Outcome {
+        if !self.adapter.describe().stops_on_lapse {
+            return Ok(());
+        }
+        let mut request = self.request(&Behaviour::Sleep(700));
+        request.lease_ttl_ms = 250;
+        let key = self.submit(request).await?;
+        self.is(key, RunState::Frozen).await?;
+        self.adapter.renew(key, 60_000).await.map_err(text)?;
+        self.until(key, |state| (*state != RunState::Frozen).then_some(())).await?;
+        let end = self.end(key).await?;
+        ensure(end.reason.is_none(), || format!("{end:?}"))?;
+        self.adapter.renew(key, 60_000).await.map_err(text)?;
+        self.adapter.remove(key).await.map_err(text)?;
+        // a frozen run can be ended
+        let mut request = self.request(&Behaviour::Sleep(60_000));
+        request.lease_ttl_ms = 1;
+        let key = self.submit(request).await?;
+        self.is(key, RunState::Frozen).await?;
+        self.adapter.cancel(key, 100).await.map_err(text)?;
+        let end = self.end(key).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(code == Some(ReasonCode::Cancelled), || format!("cancelled while frozen: {end:?}"))?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn without_freezing_a_run_outlives_its_lease(&self) -> Outcome {
+        let mut request = self.request(&Behaviour::Sleep(300));
+        request.lease_ttl_ms = 50;
+        request.freeze_on_lapse = false;
+        let end = self.end_of(request).await?;
+        ensure(end.reason.is_none(), || format!("{end:?}"))
+    }
+
+    async fn outputs_are_found_with_their_digests(&self) -> Outcome {
+        let (path, content) = ("结果/out.txt".to_owned(), "forty-two".to_owned());
+        let mut request = self.request(&Behaviour::Write { path: path.clone(), content: content.clone() });
+        request.outputs = vec![RunOutput { path: path.clone(), optional: false }];
+        let key = self.submit(request).await?;
+        let end = self.end(key).await?;
+        ensure(end.reason.is_none() && end.outputs.len() == 1, || format!("{end:?}"))?;
+        let found = &end.outputs[0];
+        ensure(
+            found.path == path
+                && found.digest == ContentDigest::of(content.as_bytes())
+                && found.size_bytes == content.len() as u64,
+            || format!("{found:?}"),
+        )?;
+        let there = std::fs::read(&found.source).map_err(text)?;
+        ensure(there == content.as_bytes(), || "another content lies there".to_owned())?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn a_missing_output_is_a_failure(&self) -> Outcome {
+        let mut request = self.request(&Behaviour::Exit(0));
+        request.outputs = vec![RunOutput { path: "never".to_owned(), optional: false }];
+        let end = self.end_of(request).await?;
+        let code = end.reason.as_ref().map(|reason| reason.code);
+        ensure(code == Some(ReasonCode::OutputMissing) && end.exit_code == Some(0), || format!("{end:?}"))
+    }
+
+    async fn an_optional_output_may_be_missing(&self) -> Outcome {
+        let mut request = self.request(&Behaviour::Exit(0));
+        request.outputs = vec![RunOutput { path: "never".to_owned(), optional: true }];
+        let end = self.end_of(request).await?;
+        ensure(end.reason.is_none() && end.outputs.is_empty(), || format!("{end:?}"))
+    }
+
+    async fn an_ended_run_is_listed_until_removed(&self) -> Outcome {
+        let key = self.submit(self.request(&Behaviour::Exit(0))).await?;
+        let end = self.end(key).await?;
+        let listed = self.adapter.list().await.map_err(text)?;
+        ensure(listed.iter().any(|run| run.key == key && run.state == RunState::Ended(end.clone())), || {
+            "it is not listed".to_owned()
+        })?;
+        self.adapter.remove(key).await.map_err(text)?;
+        self.adapter.remove(key).await.map_err(text)?;
+        let status = self.adapter.status(key).await.map_err(text)?;
+        ensure(status.is_none(), || format!("removed, and yet {status:?}"))
+    }
+
+    async fn nothing_is_known_of_an_unknown_run(&self) -> Outcome {
+        let key = self.request(&Behaviour::Exit(0)).key;
+        ensure(self.adapter.status(key).await.map_err(text)?.is_none(), || "a status was given".to_owned())?;
+        ensure(self.adapter.logs(key, LogStream::Stdout, 0, 10).await.is_err(), || "a log was given".to_owned())?;
+        ensure(self.adapter.renew(key, 1000).await.is_err(), || "a renewal was accepted".to_owned())?;
+        self.adapter.cancel(key, 0).await.map_err(text)?;
+        self.adapter.remove(key).await.map_err(text)
+    }
+
+    async fn a_request_without_a_program_is_refused(&self) -> Outcome {
+        let mut request = self.request(&Behaviour::Exit(0));
+        request.command.clear();
+        let refused = self.adapter.submit(request.clone()).await;
+        let code = refused.as_ref().err().map(|error| error.reason.code);
+        ensure(code == Some(ReasonCode::InvalidTask), || format!("{refused:?}"))?;
+        ensure(self.adapter.status(request.key).await.map_err(text)?.is_none(), || "and yet it is known".to_owned())
+    }
+}
