@@ -2,3 +2,5 @@
 //! are touched here, in `consensus::store` and in the adapters' host.
 
 pub mod config;
+pub mod http;
+pub mod metrics;
