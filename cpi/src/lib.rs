@@ -1,6 +1,8 @@
 //! Words and contracts of Causeway. Pure: no IO, no clock, no async, no floats in anything signed, applied or ranked.
 
 pub mod crockford;
+pub mod dictionary;
+pub mod filter;
 pub mod identifier;
 pub mod ids;
 pub mod measures;
