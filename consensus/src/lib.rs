@@ -2,5 +2,7 @@
 //! (`custody`). Pure machines; `raft` is the only room that knows openraft, `store` the only one that knows RocksDB.
 
 pub mod codec;
+pub mod custody;
 pub mod envelope;
+pub mod negotiation;
 pub mod time;

@@ -1,0 +1,74 @@
+//! All that the machine can ask its driver for.
+
+use super::message::{Attempt, Message};
+use super::plan::PlanResult;
+use super::record::{Record, RunGrant};
+use cpi::ids::{MemberId, TaskId};
+use cpi::reason::Reason;
+
+/// Numbers persists in the order in which they were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PersistId(pub u64);
+
+/// Something to do.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Put these records on disk, in order, then report [`super::Input::Persisted`]. Drivers batch syncs.
+    Persist {
+        /// Its number.
+        id: PersistId,
+        /// What.
+        records: Vec<Record>,
+    },
+    /// Say this to a member (this one included), but not before that persist is on disk.
+    Send {
+        /// To whom.
+        to: MemberId,
+        /// What.
+        message: Message,
+        /// After which persist.
+        after: Option<PersistId>,
+    },
+    /// The submission is durable once `after` is: answer the submitter.
+    Admitted {
+        /// The task.
+        task: TaskId,
+        /// The persist that holds it, or why it was refused.
+        result: Result<PersistId, Reason>,
+    },
+    /// A plan is ready.
+    Planned(Box<PlanResult>),
+    /// An order to this region's executor.
+    Run(RunOrder),
+    /// Bring the outputs and logs of this run from its provider, then report [`super::Input::Fetched`].
+    Fetch {
+        /// The run.
+        attempt: Attempt,
+        /// Where they are.
+        from: MemberId,
+        /// What.
+        files: Vec<super::outcome::FileRef>,
+    },
+}
+
+/// An order to the executor. Orders may be repeated; the attempt is the run's tag.
+#[derive(Debug, Clone)]
+pub enum RunOrder {
+    /// Fetch and verify the inputs; report `Staged`. Nothing runs yet.
+    Prepare(Box<RunGrant>),
+    /// Start it once it is staged (the executor waits for that); report `Started`, then `Ended`.
+    Start(Attempt),
+    /// After a restart: find the run again, do not start it; report what it is, or `Lost`.
+    Reattach(Box<RunGrant>),
+    /// The lease goes on for so long from now.
+    Renew {
+        /// Which runs.
+        runs: Vec<Attempt>,
+        /// Milliseconds.
+        ttl_ms: u64,
+    },
+    /// End it; report `Ended` (or nothing if it never started).
+    Cancel(Attempt),
+    /// The origin has everything: forget the run and what it left.
+    Release(Attempt),
+}

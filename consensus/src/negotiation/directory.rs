@@ -1,0 +1,306 @@
+//! What an origin knows of the regions: places and standing from the registry, digests, round trips, and what its own
+//! asks have taken since the last digest. All of it hints but the standing.
+
+use super::digest::{ClassDigest, Digest, PoolDigest};
+use super::message::{ClassUpdate, Target};
+use super::need::{VariantNeed, Wishes};
+use crate::time::Monotonic;
+use cpi::ids::{MemberId, StableKey};
+use cpi::resource::{Quantity, RegionPlace};
+use std::collections::BTreeMap;
+
+/// The most regions that are kept in detail.
+pub const REGIONS_MAX: usize = 16_384;
+/// The most identifiers kept per region.
+const IDENTIFIERS_MAX: usize = 1024;
+
+/// One way of a task at one server class: what is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The pool.
+    pub pool: &'a PoolDigest,
+    /// The class in it.
+    pub class: &'a ClassDigest,
+    /// The way to run the task.
+    pub way: &'a VariantNeed,
+}
+
+/// What is known of one region.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// Where it is.
+    pub place: RegionPlace,
+    /// Whether its membership is in force.
+    pub active: bool,
+    /// Round trip; `None` while it is not connected.
+    pub rtt_ms: Option<u32>,
+    /// Its newest digest, with own asks since then taken off.
+    pub digest: Option<Digest>,
+    /// When that came.
+    pub digest_at: Monotonic,
+    /// How long its answers take.
+    pub answers: AnswerTimes,
+    kept: u32,
+    broken: u32,
+    identifiers: BTreeMap<StableKey, Described>,
+    labels: BTreeMap<String, u32>,
+}
+
+#[derive(Debug, Clone)]
+struct Described {
+    text: String,
+}
+
+/// Smoothed answer time and its spread, as TCP keeps them for its retransmission timer.
+///
+/// Source: RFC 6298.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AnswerTimes {
+    mean_ms: u32,
+    spread_ms: u32,
+    measured: bool,
+}
+
+impl AnswerTimes {
+    /// Counts one answer.
+    pub fn measured(&mut self, ms: u64) {
+        let ms = ms.min(60_000) as u32;
+        if self.measured {
+            let off = self.mean_ms.abs_diff(ms);
+            self.spread_ms = (3 * self.spread_ms + off) / 4;
+            self.mean_ms = (7 * self.mean_ms + ms) / 8;
+        } else {
+            *self = Self { mean_ms: ms, spread_ms: ms / 2, measured: true };
+        }
+    }
+
+    /// How long to wait for the next answer.
+    pub fn patience_ms(&self, rtt_ms: Option<u32>) -> u64 {
+        let measured = u64::from(self.mean_ms) + 4 * u64::from(self.spread_ms);
+        measured.max(2 * u64::from(rtt_ms.unwrap_or(0)))
+    }
+}
+
+impl Region {
+    fn new(place: RegionPlace, active: bool) -> Self {
+        Self {
+            place,
+            active,
+            rtt_ms: None,
+            digest: None,
+            digest_at: Monotonic::default(),
+            answers: AnswerTimes::default(),
+            kept: 0,
+            broken: 0,
+            identifiers: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Whether an identifier of the pool begins with `prefix`.
+    pub fn has_prefix(&self, pool: &PoolDigest, prefix: &str) -> bool {
+        self.described(pool).any(|d| d.text.starts_with(prefix))
+    }
+
+    /// Whether an identifier of the pool matches `filter`.
+    pub fn matches(&self, pool: &PoolDigest, filter: &str) -> bool {
+        self.described(pool).any(|d| super::matching::matches(filter, &d.text, pool))
+    }
+
+    fn described<'a>(&'a self, pool: &'a PoolDigest) -> impl Iterator<Item = &'a Described> {
+        pool.identifiers.iter().filter_map(|key| self.identifiers.get(key))
+    }
+
+    /// 0 for a region that keeps its word, 1,000 for one that never does. New regions get the benefit of the doubt.
+    pub fn broken_permille(&self) -> u32 {
+        let all = u64::from(self.kept) + u64::from(self.broken) + 20;
+        (u64::from(self.broken) * 1000 / all) as u32
+    }
+
+    /// Counts a kept promise.
+    pub fn keeps(&mut self) {
+        self.kept = self.kept.saturating_add(1);
+        self.fade();
+    }
+
+    /// Counts a broken promise: a lost run, a hold that was gone, silence.
+    pub fn breaks(&mut self) {
+        self.broken = self.broken.saturating_add(1);
+        self.fade();
+    }
+
+    /// Old experience counts less: both halve every 1,000.
+    fn fade(&mut self) {
+        if self.kept.saturating_add(self.broken) > 1000 {
+            self.kept /= 2;
+            self.broken /= 2;
+        }
+    }
+
+    /// 0 for the most welcome, 1,000 for the least: 500 without wishes.
+    pub fn affinity_term(&self, pool: &PoolDigest, wishes: &Wishes) -> u32 {
+        let mut term: i64 = 500;
+        for wish in &wishes.affinity {
+            if self.matches(pool, &wish.filter) {
+                term -= i64::from(wish.weight) * 5;
+            }
+        }
+        if let Some((label, value)) = &wishes.spread {
+            let same = self.labels.get(&format!("{label}={value}")).copied().unwrap_or(0);
+            term += i64::from(same.min(50)) * 10;
+        }
+        term.clamp(0, 1000) as u32
+    }
+
+    fn class_mut(&mut self, target: &Target) -> Option<&mut ClassDigest> {
+        let digest = self.digest.as_mut()?;
+        let pool = digest.pools.iter_mut().find(|p| p.name == target.pool)?;
+        pool.classes.iter_mut().find(|c| c.name == target.class)
+    }
+
+    /// Takes `quantity` off what the digest says is free.
+    pub fn take(&mut self, target: &Target, quantity: &Quantity) {
+        if let Some(class) = self.class_mut(target) {
+            let less = |a: u64, b: u64| a.saturating_sub(b);
+            class.free = Quantity {
+                cpu_milli: less(class.free.cpu_milli, quantity.cpu_milli),
+                memory_bytes: less(class.free.memory_bytes, quantity.memory_bytes),
+                storage_bytes: less(class.free.storage_bytes, quantity.storage_bytes),
+                chip_milli: less(class.free.chip_milli, quantity.chip_milli),
+            };
+            class.largest_fit = least(&class.largest_fit, &class.free);
+        }
+    }
+
+    /// Gives `quantity` back to what the digest says is free.
+    pub fn give_back(&mut self, target: &Target, quantity: &Quantity) {
+        if let Some(class) = self.class_mut(target) {
+            let total = class.status().total;
+            class.free = least(&class.free.saturating_add(quantity), &total);
+            let grown = class.largest_fit.saturating_add(quantity);
+            class.largest_fit = least(&least(&grown, &class.free), &class.per_server);
+        }
+    }
+
+    /// Takes over fresh figures from a decline.
+    pub fn update(&mut self, updates: &[ClassUpdate]) {
+        for update in updates {
+            let target = Target { variant: 0, pool: update.pool.clone(), class: update.class.clone() };
+            if let Some(class) = self.class_mut(&target) {
+                class.free = update.free;
+                class.largest_fit = update.largest_fit;
+            }
+        }
+    }
+
+    /// Counts a running task with this label.
+    pub fn label(&mut self, label: Option<&(String, String)>, add: bool) {
+        let Some((name, value)) = label else { return };
+        let key = format!("{name}={value}");
+        if add {
+            *self.labels.entry(key).or_default() += 1;
+        } else if let Some(count) = self.labels.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.labels.remove(&key);
+            }
+        }
+    }
+}
+
+/// Dimension by dimension the smaller.
+fn least(a: &Quantity, b: &Quantity) -> Quantity {
+    Quantity {
+        cpu_milli: a.cpu_milli.min(b.cpu_milli),
+        memory_bytes: a.memory_bytes.min(b.memory_bytes),
+        storage_bytes: a.storage_bytes.min(b.storage_bytes),
+        chip_milli: a.chip_milli.min(b.chip_milli),
+    }
+}
+
+/// All regions, by member.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    regions: BTreeMap<MemberId, Region>,
+}
+
+impl Directory {
+    /// Every region.
+    pub fn iter(&self) -> impl Iterator<Item = (&MemberId, &Region)> {
+        self.regions.iter()
+    }
+
+    /// One region.
+    pub fn get(&self, member: MemberId) -> Option<&Region> {
+        self.regions.get(&member)
+    }
+
+    /// One region, to change what is known of it.
+    pub fn get_mut(&mut self, member: MemberId) -> Option<&mut Region> {
+        self.regions.get_mut(&member)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// Takes over a member's place and standing. Beyond [`REGIONS_MAX`] new members are not kept.
+    pub fn admit(&mut self, member: MemberId, place: RegionPlace, active: bool) {
+        if let Some(region) = self.regions.get_mut(&member) {
+            region.place = place;
+            region.active = active;
+        } else if self.regions.len() < REGIONS_MAX {
+            self.regions.insert(member, Region::new(place, active));
+        }
+    }
+
+    /// Forgets a member.
+    pub fn remove(&mut self, member: MemberId) {
+        self.regions.remove(&member);
+    }
+
+    /// Takes over a digest if it is newer. Says whether anything grew in it.
+    pub fn learn(&mut self, digest: Digest, now: Monotonic) -> bool {
+        let Some(region) = self.regions.get_mut(&digest.member) else { return false };
+        let newer = region
+            .digest
+            .as_ref()
+            .is_none_or(|old| (old.incarnation, old.sequence) < (digest.incarnation, digest.sequence));
+        if !newer {
+            return false;
+        }
+        let grew = region.digest.as_ref().is_none_or(|old| has_grown(old, &digest));
+        region.digest = Some(digest);
+        region.digest_at = now;
+        grew
+    }
+
+    /// Takes over descriptions of identifiers.
+    pub fn describe(&mut self, member: MemberId, identifiers: Vec<(StableKey, String)>) {
+        let Some(region) = self.regions.get_mut(&member) else { return };
+        for (key, text) in identifiers {
+            if region.identifiers.len() < IDENTIFIERS_MAX || region.identifiers.contains_key(&key) {
+                region.identifiers.insert(key, Described { text });
+            }
+        }
+    }
+}
+
+/// Whether some class has more to give than before.
+fn has_grown(old: &Digest, new: &Digest) -> bool {
+    if old.draining != new.draining || old.pools.len() != new.pools.len() {
+        return true;
+    }
+    old.pools.iter().zip(&new.pools).any(|(a, b)| {
+        a.name != b.name
+            || a.cordoned != b.cordoned
+            || a.classes.len() != b.classes.len()
+            || a.classes.iter().zip(&b.classes).any(|(x, y)| x.name != y.name || !x.largest_fit.fits(&y.largest_fit))
+    })
+}

@@ -1,0 +1,335 @@
+//! What two nodes say to each other about one task. Durations only, never instants.
+//!
+//! Offers, declines, acceptances and ends are *statements*: the driver signs them (see [`super::frame`]). What an origin
+//! says binds nobody but itself and is authenticated by the mesh's stream.
+
+use super::need::Need;
+use super::outcome::RunOutcome;
+use bytes::Bytes;
+use cpi::ids::{ContentDigest, Fence, LeaseId, MemberId, OfferId, TaskId};
+use cpi::reason::Reason;
+use cpi::resource::{Firmness, Quantity};
+use serde::{Deserialize, Serialize};
+
+/// The most places that one ask names.
+pub const TARGETS_MAX: usize = 16;
+
+/// A place in a region for one way to run a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    /// Index into [`Need::variants`].
+    pub variant: u16,
+    /// Pool by name.
+    pub pool: String,
+    /// Server class by name.
+    pub class: String,
+}
+
+/// What an origin wants of an ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AskMode {
+    /// An offer without anything set aside.
+    Quote,
+    /// An offer with capacity set aside for so long, clamped by the provider.
+    Hold {
+        /// Milliseconds from receiving.
+        ttl_ms: u64,
+    },
+    /// Commit at once if the limits hold.
+    CommitIf,
+}
+
+/// Bounds within which a provider may commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// The most per hour, in millionths of the provider's currency.
+    pub price_hour_micro_max: Option<u64>,
+    /// The latest start from receiving.
+    pub start_in_ms_max: Option<u64>,
+}
+
+/// Origin to provider: can you take it?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// What it needs.
+    pub need: Need,
+    /// Where in the region, best first; the provider takes the first that fits.
+    pub targets: Vec<Target>,
+    /// Bounds.
+    pub limits: Limits,
+    /// What is wanted.
+    pub mode: AskMode,
+    /// How long the origin waits for the answer, from sending; older asks are dropped.
+    pub ttl_ms: u64,
+    /// The task document as JSON text, where the provider may commit.
+    pub document: Option<Bytes>,
+}
+
+/// Provider to origin: yes, on these terms. Signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// The offer.
+    pub offer: OfferId,
+    /// Who asked: an offer to one is none to another.
+    pub origin: MemberId,
+    /// Digest of the need it answers.
+    pub need: ContentDigest,
+    /// Where.
+    pub target: Target,
+    /// What is set aside or would be.
+    pub quantity: Quantity,
+    /// Per hour, in millionths of the currency.
+    pub price_hour_micro: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Expected start from the award.
+    pub start_in_ms: u64,
+    /// How sure it is.
+    pub firmness: Firmness,
+    /// How long it holds from receiving the ask; 0 for a quote.
+    pub hold_ms: u64,
+    /// Grams of CO2 per kWh, where known.
+    pub carbon_g_per_kwh: Option<u32>,
+    /// The provider's incarnation: an award of an older one is checked anew.
+    pub incarnation: u64,
+}
+
+/// Provider to origin: no, and why. Signed; never silence. Also the answer to an award that came too late.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decline {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// Who asked.
+    pub origin: MemberId,
+    /// Why.
+    pub reason: Reason,
+    /// When asking again makes sense; 0 for never under these conditions.
+    pub retry_after_ms: u64,
+    /// How the asked places stand now.
+    pub status: Vec<ClassUpdate>,
+}
+
+/// Fresh figures of a server class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassUpdate {
+    /// Pool.
+    pub pool: String,
+    /// Class.
+    pub class: String,
+    /// Sum of what is free.
+    pub free: Quantity,
+    /// The most for one task on one server.
+    pub largest_fit: Quantity,
+}
+
+/// Origin to provider: the offer is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Award {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// The offer.
+    pub offer: OfferId,
+    /// The offer's incarnation.
+    pub incarnation: u64,
+    /// The offer's place, for a provider that lost the hold and checks anew.
+    pub target: Target,
+    /// What it needs, likewise.
+    pub need: Need,
+    /// The most per hour: the offered price.
+    pub limits: Limits,
+    /// The task document as JSON text.
+    pub document: Bytes,
+}
+
+/// Provider to origin: committed. Signed, sent once the lease is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// Who asked.
+    pub origin: MemberId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Digest of the need.
+    pub need: ContentDigest,
+    /// Where.
+    pub target: Target,
+    /// What is taken.
+    pub quantity: Quantity,
+    /// Per hour, in millionths of the currency.
+    pub price_hour_micro: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// How sure it is.
+    pub firmness: Firmness,
+    /// The lease's time to live; renewed by the provider.
+    pub lease_ttl_ms: u64,
+    /// The provider's incarnation.
+    pub incarnation: u64,
+}
+
+/// Names one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The task.
+    pub task: TaskId,
+    /// The fence.
+    pub fence: Fence,
+}
+
+/// Where a run stands, told by the provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// The inputs are there.
+    Staged,
+    /// The program runs; milliseconds since it began.
+    Started {
+        /// Milliseconds from the start to this message.
+        since_ms: u64,
+    },
+    /// The run lost its lease and is frozen.
+    Frozen,
+}
+
+/// Provider to origin: the run is over. Signed, on disk before it is sent, sent again until acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// Who asked.
+    pub origin: MemberId,
+    /// How it ended.
+    pub outcome: RunOutcome,
+}
+
+/// Provider to origin: these runs of yours are alive. One message per node pair and period.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// Counts up; the answer repeats it, and the provider counts its lease from when it sent it.
+    pub round: u64,
+    /// The provider's incarnation.
+    pub incarnation: u64,
+    /// At most [`RENEW_ITEMS_MAX`].
+    pub runs: Vec<Attempt>,
+    /// Whether this is the whole list of the provider's runs for this origin.
+    pub complete: bool,
+}
+
+/// The most runs in one renewal; longer lists take several messages.
+pub const RENEW_ITEMS_MAX: usize = 4096;
+
+/// Origin to provider: the runs of that round go on, but for these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The round that is answered.
+    pub round: u64,
+    /// Runs that are superseded, ended or unknown: stop them.
+    pub superseded: Vec<Attempt>,
+}
+
+/// All that two nodes say to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Origin asks.
+    Ask(Box<Ask>),
+    /// Provider offers.
+    Offer(Box<Offer>),
+    /// Provider declines.
+    Decline(Box<Decline>),
+    /// Origin takes the offer.
+    Award(Box<Award>),
+    /// Provider committed.
+    Accepted(Box<Accepted>),
+    /// Origin needs it no longer: hold or unbound lease. Leaves a tombstone.
+    Release(Attempt),
+    /// Origin's custodians bound the provider: the run may start.
+    Bound(Attempt),
+    /// Origin wants the run ended.
+    Cancel(Attempt),
+    /// Provider tells where the run stands.
+    Progress(Attempt, Progress),
+    /// Provider tells the end.
+    Ended(Box<Ended>),
+    /// Origin has the end on its custodians' disks.
+    EndAck(Attempt),
+    /// Provider knows no such lease (any more).
+    Gone(Attempt, Reason),
+    /// Provider renews.
+    Renew(Renew),
+    /// Origin renewed.
+    Renewed(Renewed),
+}
+
+/// Which stream a message takes, and what is shed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum MessageClass {
+    /// New work: shed first.
+    Question,
+    /// Everything that moves or ends work in hand.
+    Contract,
+    /// Ends and progress of runs.
+    RunEvent,
+}
+
+impl Message {
+    /// Its stream.
+    pub fn class(&self) -> MessageClass {
+        match self {
+            Self::Ask(_) => MessageClass::Question,
+            Self::Progress(..) | Self::Ended(_) | Self::EndAck(_) | Self::Gone(..) => MessageClass::RunEvent,
+            _ => MessageClass::Contract,
+        }
+    }
+
+    /// Whether the sender stands for it with its signature.
+    pub fn is_statement(&self) -> bool {
+        matches!(self, Self::Offer(_) | Self::Decline(_) | Self::Accepted(_) | Self::Ended(_))
+    }
+
+    /// For whom a statement was made.
+    pub fn addressee(&self) -> Option<MemberId> {
+        match self {
+            Self::Offer(m) => Some(m.origin),
+            Self::Decline(m) => Some(m.origin),
+            Self::Accepted(m) => Some(m.origin),
+            Self::Ended(m) => Some(m.origin),
+            _ => None,
+        }
+    }
+
+    /// The attempt it is about, where it is about one.
+    pub fn attempt(&self) -> Option<Attempt> {
+        let of = |task, fence| Some(Attempt { task, fence });
+        match self {
+            Self::Ask(m) => of(m.task, m.fence),
+            Self::Offer(m) => of(m.task, m.fence),
+            Self::Decline(m) => of(m.task, m.fence),
+            Self::Award(m) => of(m.task, m.fence),
+            Self::Accepted(m) => of(m.task, m.fence),
+            Self::Ended(m) => of(m.task, m.fence),
+            Self::Release(a)
+            | Self::Bound(a)
+            | Self::Cancel(a)
+            | Self::Progress(a, _)
+            | Self::EndAck(a)
+            | Self::Gone(a, _) => Some(*a),
+            Self::Renew(_) | Self::Renewed(_) => None,
+        }
+    }
+}

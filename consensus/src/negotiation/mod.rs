@@ -1,0 +1,49 @@
+//! Two nodes agree by contract who runs a task: the origin asks, providers offer or decline, one is awarded, commits and
+//! is bound under a fence. One machine, [`Negotiator`], plays both parts of a node.
+//!
+//! ```text
+//! origin                                     provider
+//!   Ask {need, limits, mode}            ->      policy, residency, quota, fit; in memory
+//!                                       <-   Offer | Decline {reason}          signed
+//!   Award {offer}                       ->      lease on disk, then
+//!                                       <-   Accepted {lease}                  signed
+//!   (Bind on the custodians' disks)
+//!   Bound                               ->      inputs staged, then the run starts
+//!   Release                             ->   to the others; holds also lapse
+//!                                       <-   Progress, Renew, Ended            signed end
+//!   (outputs fetched, End on the custodians' disks)
+//!   EndAck                              ->      run and results forgotten
+//! ```
+//!
+//! With `commit_if` the ask is answered by Accepted at once. What it never does: hold a clock, socket, disk or global
+//! randomness; sign or verify; read identifiers from the registry. Drivers do that and hand it verified inputs.
+
+mod action;
+mod config;
+mod digest;
+mod directory;
+mod event;
+mod input;
+pub mod matching;
+mod message;
+mod need;
+mod outcome;
+mod plan;
+mod rank;
+mod record;
+
+pub use action::{Action, PersistId, RunOrder};
+pub use config::{NegotiationConfig, ProviderPolicy, Weights};
+pub use digest::{ClassDigest, DIGEST_BODY_BYTES_MAX, DIGEST_BYTES_MAX, Digest, IDENTIFIERS_MAX, PoolDigest};
+pub use directory::{Directory, Region};
+pub use event::{Actor, EventKind, TaskEvent, TaskState};
+pub use input::{Input, PlanRequest, RunNotice, Submission};
+pub use message::{
+    Accepted, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer, Progress,
+    Renew, Renewed, Target,
+};
+pub use need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX, VariantNeed, Wishes};
+pub use outcome::{FileRef, RunOutcome};
+pub use plan::{Choice, PlanResult, PlannedOffer};
+pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
+pub use record::{LeasePhase, LeaseRecord, Record, Restored, RunGrant, TaskRecord};

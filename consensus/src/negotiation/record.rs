@@ -1,0 +1,141 @@
+//! What a node must find again after it died: small records, written before anything is said that rests on them.
+
+use super::event::TaskEvent;
+use super::message::{Attempt, Target};
+use super::need::Need;
+use super::outcome::RunOutcome;
+use super::rank::Decision;
+use crate::custody::CustodyRecord;
+use crate::time::Timestamp;
+use bytes::Bytes;
+use cpi::ids::{Fence, LeaseId, MemberId, TaskId};
+use cpi::resource::{Firmness, Quantity};
+use serde::{Deserialize, Serialize};
+
+/// A task as it was handed in. Written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// The task.
+    pub task: TaskId,
+    /// Who handed it in.
+    pub principal: String,
+    /// The client's key for repeating the call.
+    pub idempotency_key: Option<String>,
+    /// The document as JSON text.
+    pub document: Bytes,
+    /// The need, resolved with the dictionary of that day.
+    pub need: Need,
+    /// When.
+    pub submitted: Timestamp,
+}
+
+/// A lease at its provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// The attempt it serves.
+    pub attempt: Attempt,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Whose task.
+    pub origin: MemberId,
+    /// Where.
+    pub target: Target,
+    /// Which server of the class.
+    pub server: u32,
+    /// What it takes there.
+    pub quantity: Quantity,
+    /// How sure.
+    pub firmness: Firmness,
+    /// Price per hour in millionths.
+    pub price_hour_micro: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Digest of the need that was asked, for repeating the acceptance.
+    pub need: cpi::ids::ContentDigest,
+    /// Whether the run goes on when the lease lapses.
+    pub finish_on_partition: bool,
+    /// The document as JSON text.
+    pub document: Bytes,
+    /// How far it came.
+    pub phase: LeasePhase,
+    /// Set at the end, kept until the origin has it.
+    pub outcome: Option<RunOutcome>,
+}
+
+/// How far a lease came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LeasePhase {
+    /// Committed; the origin has not bound it yet.
+    Accepted,
+    /// Bound: the run may start.
+    Bound,
+    /// The executor was told to start: it is never started afresh, only found again.
+    Started,
+    /// Over; the outcome waits for the origin.
+    Ended,
+}
+
+/// One row of a node's durable records, written whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A task.
+    Task(Box<TaskRecord>),
+    /// A custodian's record of a task.
+    Custody(Box<CustodyRecord>),
+    /// A line of a task's history.
+    Event(TaskEvent),
+    /// How an attempt was decided.
+    Decision(Box<Decision>),
+    /// A lease at this provider.
+    Lease(Box<LeaseRecord>),
+    /// The lease of an attempt is settled: delete its row.
+    LeaseSettled(Attempt),
+}
+
+/// What a machine is given after a restart.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// Tasks of this origin that have not ended, each with its custody record and the number of events it has.
+    pub tasks: Vec<(TaskRecord, CustodyRecord, u32)>,
+    /// Leases of this provider that are not settled.
+    pub leases: Vec<LeaseRecord>,
+}
+
+/// The run that a provider's executor should carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunGrant {
+    /// The attempt: the run's tag.
+    pub attempt: Attempt,
+    /// Whose task: inputs are fetched from there.
+    pub origin: MemberId,
+    /// Where.
+    pub target: Target,
+    /// What it may use.
+    pub quantity: Quantity,
+    /// The document as JSON text.
+    pub document: Bytes,
+    /// Time to live of the lease.
+    pub lease_ttl_ms: u64,
+    /// Whether a lapse freezes the run.
+    pub freeze_on_lapse: bool,
+}
+
+impl LeaseRecord {
+    /// The executor's view of this lease.
+    pub fn grant(&self, lease_ttl_ms: u64) -> RunGrant {
+        RunGrant {
+            attempt: self.attempt,
+            origin: self.origin,
+            target: self.target.clone(),
+            quantity: self.quantity,
+            document: self.document.clone(),
+            lease_ttl_ms,
+            freeze_on_lapse: !self.finish_on_partition,
+        }
+    }
+
+    /// The fence of its attempt.
+    pub fn fence(&self) -> Fence {
+        self.attempt.fence
+    }
+}
