@@ -4,3 +4,5 @@
 pub mod config;
 pub mod http;
 pub mod metrics;
+pub mod drivers;
+pub mod services;

@@ -106,6 +106,8 @@ pub struct Restored {
 pub struct RunGrant {
     /// The attempt: the run's tag.
     pub attempt: Attempt,
+    /// The lease it runs under.
+    pub lease: LeaseId,
     /// Whose task: inputs are fetched from there.
     pub origin: MemberId,
     /// Where.
@@ -125,6 +127,7 @@ impl LeaseRecord {
     pub fn grant(&self, lease_ttl_ms: u64) -> RunGrant {
         RunGrant {
             attempt: self.attempt,
+            lease: self.lease,
             origin: self.origin,
             target: self.target.clone(),
             quantity: self.quantity,

@@ -1,0 +1,5 @@
+//! What HTTP and the command line call: one service per noun. Services turn requests into inputs of the drivers and read
+//! views; they decide nothing themselves.
+
+pub mod pool_views;
+pub mod task_views;
