@@ -376,12 +376,12 @@ impl<'a> Supervision<'a> {
             log.drain();
         }
         let end = self.end();
-        self.folder.write_end(&end)?;
+        let written = self.folder.write_end(&end);
         tell(self.name, NoticeState::Ended);
         if let Some(group) = &self.group {
             group.delete();
         }
-        Ok(())
+        written
     }
 
     fn end(&self) -> RunEnd {
