@@ -2,8 +2,15 @@
 //!
 //! Unknown fields are refused. Amounts may be written with units (`8 GiB`, `500m`, `2h`); see [`crate::units`].
 
+mod document;
+mod validate;
+
+pub use document::{DOCUMENT_BYTES_MAX, Format, TaskDocumentError, parse_document};
+pub use validate::{ARGUMENT_BYTES_MAX, FILES_MAX, FieldError, PATH_BYTES_MAX, VARIANTS_MAX, is_run_path, validate};
+
 use crate::ids::{ContentDigest, RegionName};
-use crate::resource::ChipKind;
+use crate::measures::Measures;
+use crate::resource::{ChipKind, Quantity};
 use crate::units::{ByteSize, ComputeAmount, CpuAmount, DurationText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -109,6 +116,30 @@ impl Default for Resources {
             compute: None,
         }
     }
+}
+
+impl Resources {
+    /// What this asks of a server whose accelerator has these `peaks` (`None`: a server without accelerators). `None` where
+    /// such a server can never do: chips are asked and it has none, or its chip states no peak at the asked precision.
+    pub fn need(&self, peaks: Option<&Measures>) -> Option<Quantity> {
+        let chip_milli = match (&self.chips, &self.compute) {
+            (Some(chips), _) => peaks.map(|_| chips.chip_milli())?,
+            // a whole number of chips: a peak cannot be shared out in thousandths without losing some of it
+            (None, Some(compute)) => compute.chips(peaks?)?.checked_mul(1000)?,
+            (None, None) => 0,
+        };
+        Some(Quantity {
+            cpu_milli: self.cpu.milli,
+            memory_bytes: self.memory.0,
+            storage_bytes: self.storage.0,
+            chip_milli,
+        })
+    }
+}
+
+/// The JSON Schema of the task document.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(TaskSpec).to_value()
 }
 
 /// Accelerators asked for. At least one of `model` and `kind`, and exactly one of `count` and `milli`.
