@@ -2,7 +2,8 @@
 //! are touched here, in `consensus::store` and in the adapters' host.
 
 pub mod config;
-pub mod http;
-pub mod metrics;
 pub mod drivers;
+pub mod http;
+pub mod mesh;
+pub mod metrics;
 pub mod services;

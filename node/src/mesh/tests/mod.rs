@@ -1,0 +1,1 @@
+//! Stories of meshes on 127.0.0.1.
