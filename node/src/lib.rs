@@ -4,6 +4,7 @@
 pub mod config;
 pub mod drivers;
 pub mod http;
+pub mod lab;
 pub mod mesh;
 pub mod metrics;
 pub mod services;
