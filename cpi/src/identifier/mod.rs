@@ -5,6 +5,8 @@
 //! checked for their shape here; whether they exist is the [dictionary's](crate::dictionary) question.
 
 mod amount;
+mod binary;
+mod build;
 mod check;
 mod cpi;
 mod error;
@@ -14,6 +16,8 @@ mod parse;
 mod relay;
 
 pub use amount::{Amount, Capacity, Unit};
+pub use binary::{BINARY_BYTES_MAX, BinaryError};
+pub use build::{ChipQuantity, CpiFields, PathFields};
 pub use cpi::{Cpi, CpiPath};
 pub use error::{CpiError, CpiErrorKind};
 pub use extension::Extension;
