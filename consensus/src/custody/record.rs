@@ -140,6 +140,11 @@ impl CustodyRecord {
         Ok(())
     }
 
+    /// Gives the present binding up: its run is lost, or failed in a way that another attempt may cure.
+    pub fn unbind(&mut self) {
+        self.binding = None;
+    }
+
     /// Records the wish to cancel. Nothing is bound afterwards.
     ///
     /// # Errors

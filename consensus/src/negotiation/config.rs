@@ -79,6 +79,8 @@ pub struct ProviderPolicy {
     pub refuse_origins: Vec<MemberId>,
     /// If not empty, only these origins are served. Default empty: all members.
     pub serve_origins: Vec<MemberId>,
+    /// If not empty, only origins in these countries are served. Default empty.
+    pub accept_countries: Vec<String>,
     /// The longest run, in ms. Default 7 days.
     pub max_runtime_ms_max: u64,
     /// The most input bytes of one task. Default 64 GiB.
@@ -100,6 +102,7 @@ impl Default for ProviderPolicy {
         Self {
             refuse_origins: Vec::new(),
             serve_origins: Vec::new(),
+            accept_countries: Vec::new(),
             max_runtime_ms_max: 7 * 24 * 3_600_000,
             input_bytes_max: 64 << 30,
             holds_per_origin_max: 64,

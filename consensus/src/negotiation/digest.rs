@@ -76,19 +76,29 @@ pub struct ClassDigest {
     pub largest_fit: Quantity,
 }
 
+/// What all servers of a class have together.
+pub fn total_of(per_server: &Quantity, servers: u32) -> Quantity {
+    let times = |each: u64| each.saturating_mul(u64::from(servers));
+    Quantity {
+        cpu_milli: times(per_server.cpu_milli),
+        memory_bytes: times(per_server.memory_bytes),
+        storage_bytes: times(per_server.storage_bytes),
+        chip_milli: times(per_server.chip_milli),
+    }
+}
+
 impl ClassDigest {
+    /// What all its servers have together.
+    pub fn total(&self) -> Quantity {
+        total_of(&self.per_server, self.servers)
+    }
+
     /// The same as people see it.
     pub fn status(&self) -> ClassStatus {
-        let times = |each: u64| each.saturating_mul(u64::from(self.servers));
         ClassStatus {
             class: self.name.clone(),
             chip: self.chip.clone(),
-            total: Quantity {
-                cpu_milli: times(self.per_server.cpu_milli),
-                memory_bytes: times(self.per_server.memory_bytes),
-                storage_bytes: times(self.per_server.storage_bytes),
-                chip_milli: times(self.per_server.chip_milli),
-            },
+            total: self.total(),
             free: self.free,
             largest_fit: self.largest_fit,
         }

@@ -5,9 +5,13 @@ use super::digest::{ClassDigest, Digest, PoolDigest};
 use super::message::{ClassUpdate, Target};
 use super::need::{VariantNeed, Wishes};
 use crate::time::Monotonic;
+use cpi::dictionary::Dictionary;
+use cpi::filter::{Filter, IdentifierSource, StatusSource};
+use cpi::identifier::Cpi;
 use cpi::ids::{MemberId, StableKey};
 use cpi::resource::{Quantity, RegionPlace};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The most regions that are kept in detail.
 pub const REGIONS_MAX: usize = 16_384;
@@ -42,13 +46,8 @@ pub struct Region {
     pub answers: AnswerTimes,
     kept: u32,
     broken: u32,
-    identifiers: BTreeMap<StableKey, Described>,
+    identifiers: BTreeMap<StableKey, Cpi>,
     labels: BTreeMap<String, u32>,
-}
-
-#[derive(Debug, Clone)]
-struct Described {
-    text: String,
 }
 
 /// Smoothed answer time and its spread, as TCP keeps them for its retransmission timer.
@@ -99,16 +98,44 @@ impl Region {
 
     /// Whether an identifier of the pool begins with `prefix`.
     pub fn has_prefix(&self, pool: &PoolDigest, prefix: &str) -> bool {
-        self.described(pool).any(|d| d.text.starts_with(prefix))
+        self.described(pool).any(|cpi| cpi.as_str().starts_with(prefix))
     }
 
-    /// Whether an identifier of the pool matches `filter`.
-    pub fn matches(&self, pool: &PoolDigest, filter: &str) -> bool {
-        self.described(pool).any(|d| super::matching::matches(filter, &d.text, pool))
+    /// Whether an identifier of the pool, with the pool's status, matches `filter`.
+    pub fn matches(&self, pool: &PoolDigest, filter: &Filter, dictionary: &Dictionary) -> bool {
+        let sum = |part: fn(&ClassDigest) -> u64| Some(pool.classes.iter().map(part).fold(0, u64::saturating_add));
+        let most = |part: fn(&ClassDigest) -> u64| pool.classes.iter().map(part).max();
+        let status = StatusSource {
+            region: Some(self.place.region.as_str()),
+            pool: Some(&pool.name),
+            firmness: Some(pool.firmness),
+            cordoned: Some(pool.cordoned),
+            free_chip_milli: sum(|c| c.free.chip_milli),
+            free_cpu_milli: sum(|c| c.free.cpu_milli),
+            free_memory_bytes: sum(|c| c.free.memory_bytes),
+            fit_chip_milli: most(|c| c.largest_fit.chip_milli),
+            fit_cpu_milli: most(|c| c.largest_fit.cpu_milli),
+            fit_memory_bytes: most(|c| c.largest_fit.memory_bytes),
+            queue: Some(u64::from(pool.queue)),
+            chip_hour_micro: Some(pool.price.chip_hour_micro),
+            core_hour_micro: Some(pool.price.cpu_core_hour_micro),
+            currency: Some(&pool.price.currency),
+            carbon_g_per_kwh: pool.carbon_g_per_kwh.map(u64::from),
+            rtt_ms: self.rtt_ms.map(u64::from),
+            ..StatusSource::default()
+        };
+        self.described(pool).any(|cpi| filter.matches(&(IdentifierSource { cpi, dictionary }, status)))
     }
 
-    fn described<'a>(&'a self, pool: &'a PoolDigest) -> impl Iterator<Item = &'a Described> {
+    /// The pool's identifiers that are known here.
+    fn described<'a>(&'a self, pool: &'a PoolDigest) -> impl Iterator<Item = &'a Cpi> {
         pool.identifiers.iter().filter_map(|key| self.identifiers.get(key))
+    }
+
+    /// Identifiers that the digest names and that are not described yet.
+    pub fn undescribed(&self) -> impl Iterator<Item = StableKey> {
+        let pools = self.digest.iter().flat_map(|d| &d.pools);
+        pools.flat_map(|p| &p.identifiers).copied().filter(|key| !self.identifiers.contains_key(key))
     }
 
     /// 0 for a region that keeps its word, 1,000 for one that never does. New regions get the benefit of the doubt.
@@ -138,11 +165,11 @@ impl Region {
     }
 
     /// 0 for the most welcome, 1,000 for the least: 500 without wishes.
-    pub fn affinity_term(&self, pool: &PoolDigest, wishes: &Wishes) -> u32 {
+    pub fn affinity_term(&self, pool: &PoolDigest, wishes: &Wishes, dictionary: &Dictionary) -> u32 {
         let mut term: i64 = 500;
-        for wish in &wishes.affinity {
-            if self.matches(pool, &wish.filter) {
-                term -= i64::from(wish.weight) * 5;
+        for (filter, weight) in &wishes.affinity {
+            if self.matches(pool, filter, dictionary) {
+                term -= i64::from(*weight) * 5;
             }
         }
         if let Some((label, value)) = &wishes.spread {
@@ -175,7 +202,7 @@ impl Region {
     /// Gives `quantity` back to what the digest says is free.
     pub fn give_back(&mut self, target: &Target, quantity: &Quantity) {
         if let Some(class) = self.class_mut(target) {
-            let total = class.status().total;
+            let total = class.total();
             class.free = least(&class.free.saturating_add(quantity), &total);
             let grown = class.largest_fit.saturating_add(quantity);
             class.largest_fit = least(&least(&grown, &class.free), &class.per_server);
@@ -219,12 +246,28 @@ fn least(a: &Quantity, b: &Quantity) -> Quantity {
 }
 
 /// All regions, by member.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Directory {
     regions: BTreeMap<MemberId, Region>,
+    dictionary: Arc<Dictionary>,
 }
 
 impl Directory {
+    /// A directory of no region, with the dictionary that filters look codes up in.
+    pub fn new(dictionary: Arc<Dictionary>) -> Self {
+        Self { regions: BTreeMap::new(), dictionary }
+    }
+
+    /// The dictionary in force.
+    pub fn dictionary(&self) -> &Dictionary {
+        &self.dictionary
+    }
+
+    /// Takes over a newer dictionary.
+    pub fn set_dictionary(&mut self, dictionary: Arc<Dictionary>) {
+        self.dictionary = dictionary;
+    }
+
     /// Every region.
     pub fn iter(&self) -> impl Iterator<Item = (&MemberId, &Region)> {
         self.regions.iter()
@@ -282,11 +325,11 @@ impl Directory {
     }
 
     /// Takes over descriptions of identifiers.
-    pub fn describe(&mut self, member: MemberId, identifiers: Vec<(StableKey, String)>) {
+    pub fn describe(&mut self, member: MemberId, identifiers: Vec<(StableKey, Cpi)>) {
         let Some(region) = self.regions.get_mut(&member) else { return };
-        for (key, text) in identifiers {
+        for (key, cpi) in identifiers {
             if region.identifiers.len() < IDENTIFIERS_MAX || region.identifiers.contains_key(&key) {
-                region.identifiers.insert(key, Described { text });
+                region.identifiers.insert(key, cpi);
             }
         }
     }

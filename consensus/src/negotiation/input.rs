@@ -5,11 +5,15 @@ use super::digest::Digest;
 use super::message::{Attempt, Message};
 use super::need::{Need, Wishes};
 use super::outcome::RunOutcome;
+use super::provider::OwnPool;
 use bytes::Bytes;
-use cpi::ids::{MemberId, PlanId, TaskId};
+use cpi::dictionary::Dictionary;
+use cpi::identifier::Cpi;
+use cpi::ids::{MemberId, PlanId, StableKey, TaskId};
 use cpi::reason::Reason;
-use cpi::resource::{PoolSpec, RegionPlace};
+use cpi::resource::RegionPlace;
 use cpi::task::Retry;
+use std::sync::Arc;
 
 /// A task handed in here.
 #[derive(Debug, Clone)]
@@ -119,10 +123,19 @@ pub enum Input {
         /// Whose.
         member: MemberId,
         /// Key and canonical text.
-        identifiers: Vec<(cpi::ids::StableKey, String)>,
+        identifiers: Vec<(StableKey, Cpi)>,
     },
+    /// A newer dictionary is in force.
+    Dictionary(Arc<Dictionary>),
     /// This region's own pools, as configured or as its adapters report.
-    Pools(Vec<PoolSpec>),
+    Pools(Vec<OwnPool>),
+    /// A pool of this region takes no new work (or does again).
+    Cordon {
+        /// The pool.
+        pool: String,
+        /// Whether it is closed.
+        cordoned: bool,
+    },
     /// This region takes no new work (or does again).
     Draining(bool),
     /// The executor reports.

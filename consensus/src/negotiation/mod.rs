@@ -19,18 +19,31 @@
 //! randomness; sign or verify; read identifiers from the registry. Drivers do that and hand it verified inputs.
 
 mod action;
+mod answers;
+mod capacity;
 mod config;
 mod digest;
 mod directory;
 mod event;
+mod hold;
 mod input;
-pub mod matching;
+mod lease;
 mod message;
 mod need;
+mod negotiator;
+mod origin;
+mod outbox;
 mod outcome;
+mod placing;
 mod plan;
+mod planning;
+mod provider;
 mod rank;
 mod record;
+mod round;
+mod running;
+mod task;
+mod timers;
 
 pub use action::{Action, PersistId, RunOrder};
 pub use config::{NegotiationConfig, ProviderPolicy, Weights};
@@ -46,4 +59,7 @@ pub use need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX, VariantNeed, Wi
 pub use outcome::{FileRef, RunOutcome};
 pub use plan::{Choice, PlanResult, PlannedOffer};
 pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
-pub use record::{LeasePhase, LeaseRecord, Record, Restored, RunGrant, TaskRecord};
+pub use record::{LeasePhase, LeaseRecord, Record, Restored, RestoredTask, RunGrant, TaskRecord};
+pub use provider::{OwnPool, ProviderStats};
+pub use negotiator::Negotiator;
+pub use origin::OriginStats;

@@ -2,9 +2,12 @@
 //!
 //! The document itself travels as its JSON text and is read only by the origin and by the region that runs it.
 
+use cpi::dictionary::Dictionary;
+use cpi::filter::{Filter, FilterError};
 use cpi::ids::{ContentDigest, RegionName};
 use cpi::resource::{ChipKind, ChipModel, Quantity};
-use cpi::task::{Affinity, Budget, Objective, OnPartition, Resources, TaskSpec};
+use cpi::task::{Budget, Objective, OnPartition, Resources, TaskSpec};
+use cpi::units::ComputeAmount;
 use serde::{Deserialize, Serialize};
 
 /// The most ways to run one task, the main one included.
@@ -89,9 +92,8 @@ impl Need {
         ContentDigest::of(&crate::codec::encode(1, self).expect("a need has only plain fields"))
     }
 
-    /// Reads the need out of a task document. `compute` turns an amount like `5 PFLOPS FP16` into thousandths of each
-    /// chip model that the dictionary knows.
-    pub fn of(task: &TaskSpec, compute: &dyn Fn(&cpi::units::ComputeAmount) -> Vec<(String, u64)>) -> Self {
+    /// Reads the need out of a task document; amounts of compute are resolved with the dictionary.
+    pub fn of(task: &TaskSpec, dictionary: &Dictionary) -> Self {
         let variant = |resources: &Resources, image: bool| VariantNeed {
             base: Quantity {
                 cpu_milli: resources.cpu.milli,
@@ -103,7 +105,7 @@ impl Need {
                 (Some(chips), _) => {
                     ChipNeed::Milli { model: chips.model.clone(), kind: chips.kind, milli: chips.chip_milli() }
                 }
-                (None, Some(amount)) => ChipNeed::AnyOf(compute(amount)),
+                (None, Some(amount)) => ChipNeed::AnyOf(chips_for(amount, dictionary)),
                 (None, None) => ChipNeed::None,
             },
             image,
@@ -125,11 +127,17 @@ impl Need {
     }
 }
 
+/// For each chip model of the dictionary that can, the thousandths that give `amount`.
+fn chips_for(amount: &ComputeAmount, dictionary: &Dictionary) -> Vec<(String, u64)> {
+    let chips = dictionary.chips.iter();
+    chips.filter_map(|chip| Some((chip.code.code.clone(), amount.chip_milli(&chip.peaks)?))).collect()
+}
+
 /// Where the origin lets a task go, and what it prefers. Stays at the origin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wishes {
     /// A filter that an identifier of the pool must match.
-    pub filter: Option<String>,
+    pub filter: Option<Filter>,
     /// A prefix that an identifier of the pool must have.
     pub prefix: Option<String>,
     /// Only these regions, if any are named.
@@ -138,8 +146,8 @@ pub struct Wishes {
     pub exclude_regions: Vec<RegionName>,
     /// Only these cities, if any are named.
     pub cities: Vec<String>,
-    /// Soft wishes.
-    pub affinity: Vec<Affinity>,
+    /// Soft wishes with weights from -100 to 100.
+    pub affinity: Vec<(Filter, i8)>,
     /// Label of the environment by whose value tasks are spread, with this task's value.
     pub spread: Option<(String, String)>,
     /// The most it may cost in all.
@@ -150,20 +158,25 @@ pub struct Wishes {
 
 impl Wishes {
     /// Reads the wishes out of a task document.
-    pub fn of(task: &TaskSpec) -> Self {
+    ///
+    /// # Errors
+    /// [`FilterError`] of the filter or of an affinity.
+    pub fn of(task: &TaskSpec) -> Result<Self, FilterError> {
         let placement = &task.placement;
-        Self {
-            filter: placement.filter.clone(),
+        let affinity = placement.affinity.iter().map(|a| Ok((Filter::parse(&a.filter)?, a.weight)));
+        Ok(Self {
+            filter: placement.filter.as_deref().map(Filter::parse).transpose()?,
             prefix: placement.prefix.clone(),
             regions: placement.regions.clone(),
             exclude_regions: placement.exclude_regions.clone(),
             cities: placement.cities.clone(),
-            affinity: placement.affinity.clone(),
-            spread: placement.spread.as_ref().map(|label| {
-                (label.clone(), task.env.get(label).cloned().unwrap_or_default())
-            }),
+            affinity: affinity.collect::<Result<_, _>>()?,
+            spread: placement
+                .spread
+                .as_ref()
+                .map(|label| (label.clone(), task.env.get(label).cloned().unwrap_or_default())),
             budget: task.budget.clone(),
             objective: task.objective,
-        }
+        })
     }
 }

@@ -8,6 +8,7 @@ use super::directory::{Region, Wanted};
 use super::message::{Target, TARGETS_MAX};
 use super::need::{Need, Wishes};
 use crate::time::{Monotonic, Timestamp};
+use cpi::dictionary::Dictionary;
 use cpi::ids::{Fence, MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 use cpi::resource::{Firmness, Quantity};
@@ -157,6 +158,8 @@ pub struct Question<'a> {
     pub wishes: &'a Wishes,
     /// What the choice weighs.
     pub weights: &'a Weights,
+    /// Where filters look codes up.
+    pub dictionary: &'a Dictionary,
     /// The origin: its own inputs need not move.
     pub me: MemberId,
     /// The moment, for the age of digests.
@@ -220,8 +223,7 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
     let mut closest: Option<Refusal> = None;
     let mut best: Option<Ranked> = None;
     for pool in &digest.pools {
-        for (class_index, class) in pool.classes.iter().enumerate() {
-            let _ = class_index;
+        for class in &pool.classes {
             for (variant, way) in question.need.variants.iter().enumerate() {
                 let wanted = Wanted { pool, class, way };
                 match fit(question, region, &wanted) {
@@ -306,7 +308,7 @@ fn fit(question: &Question<'_>, region: &Region, wanted: &Wanted<'_>) -> Result<
         }));
     }
     if let Some(filter) = &question.wishes.filter
-        && !region.matches(pool, filter)
+        && !region.matches(pool, filter, question.dictionary)
     {
         return Err(refuse(question, Clause::Filter, ReasonCode::FilterMismatch, || {
             format!("no identifier of {place}/{} matches `{filter}`", pool.name)
@@ -408,7 +410,7 @@ fn raw_terms(
 ) -> Terms {
     let Wanted { pool, class, .. } = wanted;
     let own = member == question.me;
-    let whole = class.status().total;
+    let whole = class.total();
     let scarce = if whole.chip_milli > 0 {
         permille(whole.chip_milli.saturating_sub(class.free.chip_milli), whole.chip_milli)
     } else {
@@ -426,7 +428,7 @@ fn raw_terms(
         carbon: pool.carbon_g_per_kwh.unwrap_or(500).min(1000),
         keep: region.broken_permille(),
         fragmentation: stranded,
-        affinity: region.affinity_term(pool, question.wishes),
+        affinity: region.affinity_term(pool, question.wishes, question.dictionary),
     }
 }
 

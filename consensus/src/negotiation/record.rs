@@ -1,6 +1,6 @@
 //! What a node must find again after it died: small records, written before anything is said that rests on them.
 
-use super::event::TaskEvent;
+use super::event::{TaskEvent, TaskState};
 use super::message::{Attempt, Target};
 use super::need::Need;
 use super::outcome::RunOutcome;
@@ -95,10 +95,23 @@ pub enum Record {
 /// What a machine is given after a restart.
 #[derive(Debug, Clone, Default)]
 pub struct Restored {
-    /// Tasks of this origin that have not ended, each with its custody record and the number of events it has.
-    pub tasks: Vec<(TaskRecord, CustodyRecord, u32)>,
+    /// Tasks of this origin that have not ended.
+    pub tasks: Vec<RestoredTask>,
     /// Leases of this provider that are not settled.
     pub leases: Vec<LeaseRecord>,
+}
+
+/// A task as found on disk.
+#[derive(Debug, Clone)]
+pub struct RestoredTask {
+    /// As it was handed in.
+    pub record: TaskRecord,
+    /// The custodian's record.
+    pub custody: CustodyRecord,
+    /// Events on disk.
+    pub events: u32,
+    /// Where the newest event left it.
+    pub state: TaskState,
 }
 
 /// The run that a provider's executor should carry out.
