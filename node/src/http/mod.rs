@@ -7,6 +7,7 @@ pub mod auth;
 mod document;
 mod extract;
 mod front;
+mod node_file;
 mod page;
 mod problem;
 mod server;
@@ -18,6 +19,7 @@ mod trace;
 
 pub use document::document;
 pub use front::OPEN_PATHS;
+pub use node_file::{NodeFile, Published};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page};
 pub use problem::{ApiError, Code, FieldError, Problem};
 pub use server::{HttpServer, ServeError, serve};

@@ -26,8 +26,7 @@ pub fn write_spirals(points: u32, seed: u64, out: &Path) -> Result<(), Box<dyn E
 
 /// `rows` rows of 256 signed bytes.
 pub fn write_batch(rows: u32, seed: u64, out: &Path) -> Result<(), Box<dyn Error>> {
-    let bytes: Vec<u8> =
-        (0..u64::from(rows) * 256).map(|i| noise::byte(seed ^ 0xBA7C, i) as u8).collect();
+    let bytes: Vec<u8> = (0..u64::from(rows) * 256).map(|i| noise::byte(seed ^ 0xBA7C, i) as u8).collect();
     std::fs::write(out, bytes)?;
     println!("{}: {rows} rows of 256 bytes", out.display());
     Ok(())

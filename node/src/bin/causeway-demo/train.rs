@@ -146,8 +146,7 @@ impl Network {
     }
 
     fn to_json(&self) -> String {
-        let numbers =
-            |values: &[f64]| values.iter().map(|value| format!("{value:e}")).collect::<Vec<_>>().join(", ");
+        let numbers = |values: &[f64]| values.iter().map(|value| format!("{value:e}")).collect::<Vec<_>>().join(", ");
         let layers: Vec<String> = self
             .layers
             .iter()

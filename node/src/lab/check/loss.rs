@@ -149,7 +149,10 @@ mod tests {
     #[test]
     fn a_changed_weight_is_seen() {
         let spoilt = MODEL.replace("[5.0]", "[5.001]");
-        assert!(matches!(check_model(&spoilt, &losses(), DATA, 0.01), Err(CheckError::Wrong { what: "the claimed loss", .. })));
+        assert!(matches!(
+            check_model(&spoilt, &losses(), DATA, 0.01),
+            Err(CheckError::Wrong { what: "the claimed loss", .. })
+        ));
     }
 
     #[test]
