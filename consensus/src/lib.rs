@@ -5,4 +5,6 @@ pub mod codec;
 pub mod custody;
 pub mod envelope;
 pub mod negotiation;
+pub mod registry;
+pub mod store;
 pub mod time;
