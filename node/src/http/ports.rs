@@ -1,0 +1,166 @@
+//! What the routes ask of the node: one trait for each noun. The services implement them in `glue`; tests with fakes.
+//!
+//! Reads of the replica are synchronous: they touch memory and the local database only. What needs a peer, a commit or a
+//! sync is asynchronous.
+
+use super::page::{Page, PageRequest};
+use super::problem::ApiError;
+use crate::services::identifier_views::{
+    FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
+};
+use crate::services::member_views::{AdapterView, InvitationView, InviteRequest, MemberView};
+use crate::services::pool_views::{InventoryView, PoolView};
+use crate::services::task_views::{
+    EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView,
+};
+use adapters::contract::LogStream;
+use async_trait::async_trait;
+use cpi::dictionary::Dictionary;
+use cpi::ids::{PlanId, StableKey, TaskId};
+use cpi::task::TaskSpec;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+/// What a resolution asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// By stable key.
+    Key(StableKey),
+    /// By text; its key decides.
+    Text(String),
+}
+
+/// What a search asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Search {
+    /// Prefix of the text.
+    pub prefix: Option<String>,
+    /// Filter expression.
+    pub filter: Option<String>,
+    /// `active` (default), `retired`, `pending` or `all`.
+    pub state: Option<String>,
+}
+
+/// A write and whether a quorum has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The identifier after the write.
+    pub view: IdentifierView,
+    /// False: durable here, waiting for a quorum.
+    pub committed: bool,
+}
+
+/// Identifiers.
+#[async_trait]
+pub trait IdentifierPort: Send + Sync {
+    /// How fresh this replica is.
+    fn freshness(&self) -> FreshnessView;
+    /// Waits until everything committed before the call is applied here.
+    async fn catch_up(&self) -> Result<(), ApiError>;
+    /// The revision that was in force at `at_ms` (now, where absent), described.
+    fn resolve(&self, selector: &Selector, at_ms: Option<u64>) -> Result<ResolvedView, ApiError>;
+    /// The revision that was in force at `at_ms`.
+    fn get(&self, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierView, ApiError>;
+    /// A page in the order of the texts.
+    fn search(&self, search: &Search, page: &PageRequest) -> Result<Page<IdentifierView>, ApiError>;
+    /// All revisions, oldest first.
+    fn history(&self, key: StableKey, page: &PageRequest) -> Result<Page<RevisionView>, ApiError>;
+    /// Exact sums by dimensions.
+    fn statistics(&self, group_by: &[String], filter: Option<&str>) -> Result<Vec<StatisticsRow>, ApiError>;
+    /// Registers under this member.
+    async fn register(&self, text: &str) -> Result<Written, ApiError>;
+    /// Writes a new revision in place of `expected_revision`.
+    async fn revise(&self, key: StableKey, text: &str, expected_revision: u64) -> Result<Written, ApiError>;
+    /// Retires `expected_revision`.
+    async fn retire(&self, key: StableKey, expected_revision: u64) -> Result<Written, ApiError>;
+}
+
+/// The dictionary.
+#[async_trait]
+pub trait DictionaryPort: Send + Sync {
+    /// The release in force here.
+    fn current(&self) -> Arc<Dictionary>;
+    /// All releases, newest first.
+    fn releases(&self) -> Vec<ReleaseView>;
+    /// Publishes a release document.
+    async fn publish(&self, document: &[u8]) -> Result<ReleaseView, ApiError>;
+}
+
+/// The registry.
+#[async_trait]
+pub trait RegistryPort: Send + Sync {
+    /// Leader, term, indexes.
+    fn status(&self) -> RegistryStatusView;
+    /// Makes a snapshot and returns its folder and index.
+    async fn snapshot(&self) -> Result<(String, u64), ApiError>;
+}
+
+/// Members.
+#[async_trait]
+pub trait MemberPort: Send + Sync {
+    /// All members by id.
+    fn list(&self) -> Vec<MemberView>;
+    /// Makes an invitation.
+    async fn invite(&self, request: &InviteRequest) -> Result<InvitationView, ApiError>;
+    /// Admits a region that asked to join.
+    async fn approve(&self, id: &str) -> Result<MemberView, ApiError>;
+    /// Suspends.
+    async fn suspend(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;
+    /// Ends a suspension.
+    async fn resume(&self, id: &str) -> Result<MemberView, ApiError>;
+    /// Expels for good.
+    async fn expel(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;
+}
+
+/// Pools.
+#[async_trait]
+pub trait PoolPort: Send + Sync {
+    /// Own pools, and unless `own_only` those of other regions as last told.
+    async fn list(&self, own_only: bool) -> Result<Vec<PoolView>, ApiError>;
+    /// An own pool with its runs.
+    async fn inventory(&self, pool: &str) -> Result<InventoryView, ApiError>;
+    /// No new work.
+    async fn cordon(&self, pool: &str) -> Result<PoolView, ApiError>;
+    /// New work again.
+    async fn uncordon(&self, pool: &str) -> Result<PoolView, ApiError>;
+    /// No new work, and what runs is let end.
+    async fn drain(&self, pool: &str) -> Result<PoolView, ApiError>;
+}
+
+/// Adapters.
+#[async_trait]
+pub trait AdapterPort: Send + Sync {
+    /// All adapters with their health.
+    async fn list(&self) -> Vec<AdapterView>;
+}
+
+/// Tasks and plans.
+#[async_trait]
+pub trait TaskPort: Send + Sync {
+    /// Accepts a task; the same key of the same principal is the same task.
+    async fn submit(
+        &self,
+        principal: &str,
+        idempotency_key: Option<String>,
+        spec: TaskSpec,
+        plan: Option<PlanId>,
+    ) -> Result<Submitted, ApiError>;
+    /// Collects offers and refusals.
+    async fn plan(&self, principal: &str, spec: TaskSpec) -> Result<PlanView, ApiError>;
+    /// A task.
+    async fn get(&self, id: TaskId) -> Result<TaskView, ApiError>;
+    /// A page of tasks, newest first.
+    async fn list(&self, query: TaskQuery) -> Result<TaskPage, ApiError>;
+    /// Events of a task after `seq`, oldest first, at most `limit`.
+    async fn events(&self, id: TaskId, after_seq: u32, limit: usize) -> Result<Vec<EventView>, ApiError>;
+    /// Events of all tasks after `index`, oldest first, at most `limit`; `Gone` when they are no longer kept.
+    async fn events_from(&self, index: u64, limit: usize) -> Result<Vec<EventView>, ApiError>;
+    /// New events of all tasks.
+    fn subscribe(&self) -> broadcast::Receiver<EventView>;
+    /// Why a task is where it is.
+    async fn explain(&self, id: TaskId) -> Result<ExplainView, ApiError>;
+    /// Cancels.
+    async fn cancel(&self, principal: &str, id: TaskId) -> Result<TaskView, ApiError>;
+    /// A piece of a log.
+    async fn logs(&self, id: TaskId, stream: LogStream, offset: u64, bytes_max: usize) -> Result<LogPiece, ApiError>;
+}

@@ -1,0 +1,87 @@
+//! Members, invitations and adapters as people and programs see them: the JSON shapes of `/v1/members`, `/v1/ring`,
+//! `/v1/adapters`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A member of the federation, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemberView {
+    /// As in `m7`.
+    pub id: String,
+    /// Its region's name.
+    pub region: String,
+    /// City code.
+    pub city: String,
+    /// ISO 3166 country.
+    pub country: String,
+    /// `waiting` (asked to join), `active`, `suspended`, `expelled`.
+    pub state: String,
+    /// In the registry: `leader`, `voter`, `learner`, `follower`.
+    pub role: String,
+    /// Enterprise codes under which it may register.
+    pub enterprise_codes: Vec<String>,
+    /// Multiaddresses it announces.
+    pub addresses: Vec<String>,
+    /// `self`, `connected`, `away`.
+    pub connection: String,
+    /// Measured round trip in ms, smoothed.
+    pub rtt_ms: Option<f64>,
+    /// Measured round trip in ms, 99th percentile.
+    pub rtt_p99_ms: Option<f64>,
+    /// When it was last heard, RFC 3339 UTC.
+    pub last_seen: Option<String>,
+    /// When it was admitted, RFC 3339 UTC.
+    pub admitted_at: Option<String>,
+    /// Its place in the ring, from 0, by the hash of its id.
+    pub ring_position: Option<u32>,
+}
+
+/// What an invitation is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// The region's name, where only this one may use the token.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Enterprise codes under which the new member may register.
+    #[serde(default)]
+    pub enterprises: Vec<String>,
+    /// Seconds for which the token is good, 60 to 2592000. Default a day.
+    #[serde(default)]
+    pub ttl_s: Option<u64>,
+}
+
+/// An invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InvitationView {
+    /// What the new region gives to `causeway member join`. It is a secret until used.
+    pub token: String,
+    /// RFC 3339 UTC.
+    pub expires_at: String,
+}
+
+/// A backend behind pools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdapterView {
+    /// Its name.
+    pub name: String,
+    /// The kind of backend.
+    pub backend: String,
+    /// Its version.
+    pub version: String,
+    /// Whether new runs can be started.
+    pub ready: bool,
+    /// Whether it runs commands.
+    pub runs_commands: bool,
+    /// Whether it runs container images.
+    pub runs_images: bool,
+    /// Whether a run stops by itself once its lease lapsed.
+    pub stops_on_lapse: bool,
+    /// `held`, `reserved`, `estimate`.
+    pub firmness: String,
+    /// The pools it drives.
+    pub pools: Vec<String>,
+    /// What is wrong or limited.
+    pub notes: Vec<String>,
+}
