@@ -38,6 +38,8 @@ pub enum StatementKind {
     Invitation,
     /// A commit beacon of the registry's leader.
     Beacon,
+    /// Offers, declines, acceptances and ends of one provider to one origin: the digests of their bytes.
+    ProviderStatements,
 }
 
 /// Which federation a statement belongs to, and in which of its epochs.

@@ -1,1 +1,16 @@
-//! stub
+//! The node's pure machines on a virtual clock and a virtual WAN. No decision code of its own.
+//!
+//! A [`World`] holds regions; each drives the very `Negotiator` that the daemon drives. Messages take their latency, may
+//! be lost or doubled; disks sync after a while and lose what they had not synced when a node crashes; runs outlive their
+//! node, as they do under their supervisors. The same seed gives the same trace. Invariants watch every step.
+
+pub mod disk;
+pub mod executor;
+pub mod invariants;
+pub mod scenario;
+pub mod testing;
+pub mod wan;
+pub mod world;
+
+pub use scenario::Scenario;
+pub use world::World;

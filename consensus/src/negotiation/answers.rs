@@ -56,9 +56,4 @@ impl Answers {
             self.by_attempt.remove(&attempt);
         }
     }
-
-    /// How many are remembered.
-    pub fn len(&self) -> usize {
-        self.by_attempt.len()
-    }
 }

@@ -3,8 +3,8 @@
 //! Offers, declines, acceptances and ends are *statements*: the driver signs them (see [`super::frame`]). What an origin
 //! says binds nobody but itself and is authenticated by the mesh's stream.
 
-use super::need::Need;
-use super::outcome::RunOutcome;
+use super::need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX};
+use super::outcome::{FILES_MAX, RunOutcome};
 use bytes::Bytes;
 use cpi::ids::{ContentDigest, Fence, LeaseId, MemberId, OfferId, TaskId};
 use cpi::reason::Reason;
@@ -243,6 +243,36 @@ pub struct Renewed {
     pub superseded: Vec<Attempt>,
 }
 
+/// The longest name, code or currency in a message, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+/// The most countries that residency names, and the most chip models of one way to run a task.
+const LIST_MAX: usize = 256;
+/// The most figures of classes in one decline.
+const STATUS_MAX: usize = 16;
+
+impl Target {
+    fn is_bounded(&self) -> bool {
+        self.pool.len() <= NAME_BYTES_MAX && self.class.len() <= NAME_BYTES_MAX
+    }
+}
+
+impl Need {
+    /// Whether it keeps the bounds of what comes from elsewhere.
+    pub fn is_bounded(&self) -> bool {
+        let chips = |chips: &ChipNeed| match chips {
+            ChipNeed::None => true,
+            ChipNeed::Milli { model, .. } => model.as_ref().is_none_or(|m| m.len() <= NAME_BYTES_MAX),
+            ChipNeed::AnyOf(options) => {
+                options.len() <= LIST_MAX && options.iter().all(|(model, _)| model.len() <= NAME_BYTES_MAX)
+            }
+        };
+        (1..=VARIANTS_MAX).contains(&self.variants.len())
+            && self.variants.iter().all(|v| v.base.chip_milli == 0 && chips(&v.chips))
+            && self.residency.len() <= LIST_MAX
+            && self.residency.iter().all(|c| c.len() <= NAME_BYTES_MAX)
+    }
+}
+
 /// All that two nodes say to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -294,6 +324,38 @@ impl Message {
             Self::Ask(_) => MessageClass::Question,
             Self::Progress(..) | Self::Ended(_) | Self::EndAck(_) | Self::Gone(..) => MessageClass::RunEvent,
             _ => MessageClass::Contract,
+        }
+    }
+
+    /// Whether it keeps the bounds of what comes from elsewhere.
+    pub fn is_bounded(&self) -> bool {
+        let text = |text: &str| text.len() <= NAME_BYTES_MAX;
+        let reason = |reason: &Reason| reason.detail.len() <= 4 * Reason::DETAIL_CHARS_MAX;
+        match self {
+            Self::Ask(m) => {
+                m.need.is_bounded()
+                    && m.targets.len() <= TARGETS_MAX
+                    && m.targets.iter().all(Target::is_bounded)
+                    && m.document.as_ref().is_none_or(|d| d.len() <= DOCUMENT_BYTES_MAX)
+            }
+            Self::Award(m) => m.need.is_bounded() && m.target.is_bounded() && m.document.len() <= DOCUMENT_BYTES_MAX,
+            Self::Offer(m) => m.target.is_bounded() && text(&m.currency),
+            Self::Accepted(m) => m.target.is_bounded() && text(&m.currency),
+            Self::Decline(m) => {
+                reason(&m.reason)
+                    && m.status.len() <= STATUS_MAX
+                    && m.status.iter().all(|s| text(&s.pool) && text(&s.class))
+            }
+            Self::Ended(m) => {
+                let files = m.outcome.outputs.iter().chain(&m.outcome.logs);
+                m.outcome.outputs.len() + m.outcome.logs.len() <= FILES_MAX
+                    && files.into_iter().all(|f| f.path.len() <= 4096)
+                    && m.outcome.reason.as_ref().is_none_or(reason)
+            }
+            Self::Gone(_, why) => reason(why),
+            Self::Renew(m) => m.runs.len() <= RENEW_ITEMS_MAX,
+            Self::Renewed(m) => m.superseded.len() <= RENEW_ITEMS_MAX,
+            Self::Release(_) | Self::Bound(_) | Self::Cancel(_) | Self::Progress(..) | Self::EndAck(_) => true,
         }
     }
 

@@ -25,6 +25,7 @@ mod config;
 mod digest;
 mod directory;
 mod event;
+mod frame;
 mod hold;
 mod input;
 mod lease;
@@ -50,6 +51,7 @@ pub use config::{NegotiationConfig, ProviderPolicy, Weights};
 pub use digest::{ClassDigest, DIGEST_BODY_BYTES_MAX, DIGEST_BYTES_MAX, Digest, IDENTIFIERS_MAX, PoolDigest};
 pub use directory::{Directory, Region};
 pub use event::{Actor, EventKind, TaskEvent, TaskState};
+pub use frame::{FRAME_BYTES_MAX, OpenFrameError, StatementBatch, open_frame, seal_frames};
 pub use input::{Input, PlanRequest, RunNotice, Submission};
 pub use message::{
     Accepted, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer, Progress,

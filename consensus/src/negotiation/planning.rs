@@ -2,7 +2,7 @@
 
 use super::action::Action;
 use super::input::{PlanRequest, Submission};
-use super::message::{Ask, AskMode, Attempt, Award, Decline, Limits, Message, Offer};
+use super::message::{Ask, AskMode, Award, Decline, Limits, Message, Offer};
 use super::origin::{Due, Origin};
 use super::outbox::Outbox;
 use super::placing::in_place;
@@ -265,11 +265,6 @@ impl Origin {
         out.send(member, Message::Award(Box::new(award)));
         let patience = self.config.ask_deadline_ms_max + self.config.award_grace_ms;
         self.timers.arm(Due::Task(id), now.mono.plus_ms(patience));
-    }
-
-    /// Whether an attempt belongs to a plan of ours.
-    pub(super) fn plans_attempt(&self, attempt: &Attempt) -> bool {
-        self.plans.contains_key(&PlanId(attempt.task.0))
     }
 }
 

@@ -1,7 +1,7 @@
 //! One task at its origin: what was asked for, what is on record, and where it stands.
 
 use super::event::{Actor, DETAIL_CHARS_MAX, EventKind, TaskEvent, TaskState};
-use super::message::{Accepted, Attempt, Target};
+use super::message::{Attempt, Target};
 use super::need::{Need, Wishes};
 use super::outcome::RunOutcome;
 use super::record::Record;
@@ -176,14 +176,4 @@ impl Task {
     pub fn is_bound_to(&self, member: MemberId, attempt: &Attempt) -> bool {
         self.bound().is_some_and(|b| b.provider == member && b.fence == attempt.fence)
     }
-
-    /// The attempt under the newest fence.
-    pub fn attempt(&self) -> Attempt {
-        Attempt { task: self.id(), fence: self.custody.fence }
-    }
-}
-
-/// What an acceptance says about where and how much.
-pub fn taken_by(accepted: &Accepted) -> (Target, Quantity) {
-    (accepted.target.clone(), accepted.quantity)
 }

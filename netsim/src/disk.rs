@@ -1,0 +1,106 @@
+//! A region's disk: what was synced survives a crash, the rest does not.
+
+use consensus::custody::CustodyRecord;
+use consensus::negotiation::{Attempt, LeaseRecord, PersistId, Record, Restored, RestoredTask, TaskRecord, TaskState};
+use cpi::ids::TaskId;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A disk with one sync at a time, as a log with group commit has.
+#[derive(Debug, Default)]
+pub struct Disk {
+    tasks: BTreeMap<TaskId, TaskRecord>,
+    custody: BTreeMap<TaskId, CustodyRecord>,
+    events: BTreeMap<TaskId, (u32, TaskState)>,
+    leases: BTreeMap<Attempt, LeaseRecord>,
+    unsynced: VecDeque<(PersistId, Vec<Record>)>,
+    syncing: Option<PersistId>,
+    synced: PersistId,
+}
+
+impl Disk {
+    /// Takes records in; they are not safe yet. Says whether a sync has to be started.
+    pub fn write(&mut self, id: PersistId, records: Vec<Record>) -> bool {
+        self.unsynced.push_back((id, records));
+        self.syncing.is_none()
+    }
+
+    /// Begins a sync of all that is unsynced; returns its last persist.
+    pub fn begin_sync(&mut self) -> Option<PersistId> {
+        self.syncing = self.unsynced.back().map(|(id, _)| *id);
+        self.syncing
+    }
+
+    /// A sync ended: its records are safe. Returns them.
+    pub fn end_sync(&mut self) -> Vec<Record> {
+        let mut safe = Vec::new();
+        let Some(up_to) = self.syncing.take() else { return safe };
+        self.synced = up_to;
+        while self.unsynced.front().is_some_and(|(id, _)| *id <= up_to) {
+            let Some((_, records)) = self.unsynced.pop_front() else { break };
+            for record in records {
+                self.apply(&record);
+                safe.push(record);
+            }
+        }
+        safe
+    }
+
+    /// The newest persist of this incarnation that is safe.
+    pub fn synced_to(&self) -> PersistId {
+        self.synced
+    }
+
+    /// The node crashed: what was not synced is lost.
+    pub fn crash(&mut self) {
+        self.unsynced.clear();
+        self.syncing = None;
+        self.synced = PersistId(0);
+    }
+
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Task(task) => {
+                self.tasks.insert(task.task, (**task).clone());
+            }
+            Record::Custody(custody) => {
+                self.custody.insert(custody.task, (**custody).clone());
+            }
+            Record::Event(event) => {
+                self.events.insert(event.task, (event.seq, event.state));
+            }
+            Record::Decision(_) => {}
+            Record::Lease(lease) => {
+                self.leases.insert(lease.attempt, (**lease).clone());
+            }
+            Record::LeaseSettled(attempt) => {
+                self.leases.remove(attempt);
+            }
+        }
+    }
+
+    /// What a restarted node reads.
+    pub fn restored(&self) -> Restored {
+        let open = self.custody.values().filter(|c| c.end.is_none());
+        let tasks = open.filter_map(|custody| {
+            let record = self.tasks.get(&custody.task)?.clone();
+            let (events, state) = self.events.get(&custody.task).copied().unwrap_or((0, TaskState::Pending));
+            Some(RestoredTask { record, custody: custody.clone(), events, state })
+        });
+        Restored { tasks: tasks.collect(), leases: self.leases.values().cloned().collect() }
+    }
+
+    /// A task's custody record, as synced.
+    pub fn custody(&self, task: TaskId) -> Option<&CustodyRecord> {
+        self.custody.get(&task)
+    }
+
+    /// All tasks, as synced.
+    pub fn tasks(&self) -> impl Iterator<Item = &CustodyRecord> {
+        self.custody.values()
+    }
+
+    /// Leases, as synced.
+    pub fn leases(&self) -> impl Iterator<Item = &LeaseRecord> {
+        self.leases.values()
+    }
+}

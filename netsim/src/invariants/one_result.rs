@@ -1,0 +1,31 @@
+//! A task ends once: its recorded result never changes.
+
+use super::{Fact, Invariant};
+use consensus::negotiation::Record;
+use cpi::ids::{ContentDigest, TaskId};
+use std::collections::BTreeMap;
+
+/// See the file.
+#[derive(Default)]
+pub struct OneResult {
+    ends: BTreeMap<TaskId, ContentDigest>,
+}
+
+impl Invariant for OneResult {
+    fn name(&self) -> &'static str {
+        "one_result"
+    }
+
+    fn observe(&mut self, fact: &Fact<'_>) -> Result<(), String> {
+        let Fact::Synced { record: Record::Custody(custody), .. } = fact else { return Ok(()) };
+        match (&custody.end, self.ends.get(&custody.task)) {
+            (Some(end), None) => {
+                self.ends.insert(custody.task, end.digest);
+                Ok(())
+            }
+            (Some(end), Some(before)) if end.digest == *before => Ok(()),
+            (None, None) => Ok(()),
+            _ => Err(format!("the end of {} changed", custody.task)),
+        }
+    }
+}
