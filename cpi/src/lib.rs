@@ -7,6 +7,7 @@ pub mod identifier;
 pub mod ids;
 pub mod measures;
 pub mod reason;
+pub mod resolve;
 pub mod resource;
 pub mod task;
 pub mod units;

@@ -134,7 +134,8 @@ fn number_or_text<'de, T: FromStr<Err = ParseAmountError>, D: Deserializer<'de>>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
-const BYTES_EXPECTED: &str = "a whole number of bytes, or a number with B, kB, MB, GB, TB, PB, EB, KiB, MiB, GiB, TiB, PiB or EiB";
+const BYTES_EXPECTED: &str =
+    "a whole number of bytes, or a number with B, kB, MB, GB, TB, PB, EB, KiB, MiB, GiB, TiB, PiB or EiB";
 
 impl FromStr for ByteSize {
     type Err = ParseAmountError;
@@ -380,8 +381,7 @@ pub struct ComputeAmount {
     pub precision: Precision,
 }
 
-const COMPUTE_EXPECTED: &str =
-    "a number, GFLOPS, TFLOPS, PFLOPS or EFLOPS, and FP64, FP32, TF32, FP16, BF16 or FP8; or TOPS and INT8; as in 5 PFLOPS FP16";
+const COMPUTE_EXPECTED: &str = "a number, GFLOPS, TFLOPS, PFLOPS or EFLOPS, and FP64, FP32, TF32, FP16, BF16 or FP8; or TOPS and INT8; as in 5 PFLOPS FP16";
 
 impl ComputeAmount {
     /// Thousandths of a chip with these `measures` that give at least this much, rounded up; `None` where the chip has no

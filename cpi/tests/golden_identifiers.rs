@@ -1,5 +1,7 @@
 //! The five published vectors hold exactly: text, key and identity projection.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says enough by where it fails")]
+
 use cpi::identifier::Cpi;
 use serde::Deserialize;
 

@@ -1,5 +1,7 @@
 //! Task documents: what is read, what is refused and how.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says enough by where it fails")]
+
 use cpi::dictionary::Dictionary;
 use cpi::task::{DOCUMENT_BYTES_MAX, Format, TaskDocumentError, TaskSpec, parse_document, schema, validate};
 
@@ -105,10 +107,7 @@ fn rules_between_fields_are_checked() {
     assert_eq!(resources("{ chips: { kind: GPU } }"), ["resources.chips"]);
     assert_eq!(resources("{ chips: { model: NVH800S8, count: 1 } }"), ["resources.chips.model"]);
     assert_eq!(resources("{ chips: { model: NVH800S80, kind: NPU, count: 1 } }"), ["resources.chips.kind"]);
-    assert_eq!(
-        resources("{ chips: { kind: GPU, count: 1 }, compute: 5 PFLOPS FP16 }"),
-        ["resources.compute"]
-    );
+    assert_eq!(resources("{ chips: { kind: GPU, count: 1 }, compute: 5 PFLOPS FP16 }"), ["resources.compute"]);
     assert_eq!(resources("{ cpu: 0, memory: 1 kB }"), ["resources.cpu", "resources.memory"]);
     let placement = |text: &str| wrong_fields(&format!("name: x\ncommand: [ls]\nplacement: {text}"));
     assert_eq!(placement("{ filter: 'cty = A' }"), ["placement.filter"]);

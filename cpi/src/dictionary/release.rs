@@ -266,8 +266,9 @@ impl Dictionary {
             let code = cpi.cpu_model();
             let kind = CpiErrorKind::UnknownCode;
             let expected = "a chip of kind CPU";
-            return Err(CpiError::new(kind, CpiField::CpuModel, at(code), expected, code.as_bytes())
-                .with_release(self.release));
+            return Err(
+                CpiError::new(kind, CpiField::CpuModel, at(code), expected, code.as_bytes()).with_release(self.release)
+            );
         }
         if let Some(path) = cpi.path() {
             look!(ChipType, "a chip type", chip_types, path.chip_type);

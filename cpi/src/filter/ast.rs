@@ -62,10 +62,16 @@ impl Exact {
 pub(super) enum Test {
     Present,
     /// Text equal to one of these; `negated` holds if no value is.
-    TextIn { texts: Vec<String>, negated: bool },
+    TextIn {
+        texts: Vec<String>,
+        negated: bool,
+    },
     TextPrefix(String),
     TextOrder(Compare, String),
-    NumberIn { numbers: Vec<Exact>, negated: bool },
+    NumberIn {
+        numbers: Vec<Exact>,
+        negated: bool,
+    },
     NumberOrder(Compare, Exact),
     Flag(bool),
 }
@@ -90,10 +96,7 @@ impl Test {
 impl Clause {
     /// Whether some value of the field passes; with `!=` and `not in`, whether there is a value and none is equal.
     pub(super) fn matches(&self, source: &(impl FieldSource + ?Sized)) -> bool {
-        let negated = matches!(
-            self.test,
-            Test::TextIn { negated: true, .. } | Test::NumberIn { negated: true, .. }
-        );
+        let negated = matches!(self.test, Test::TextIn { negated: true, .. } | Test::NumberIn { negated: true, .. });
         let (mut some, mut passed) = (false, false);
         source.values(self.field, &mut |value| {
             some = true;

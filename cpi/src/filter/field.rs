@@ -203,7 +203,14 @@ impl FilterField {
     pub(super) fn is_code(self) -> bool {
         !matches!(
             self,
-            Self::Cpi | Self::Vendor | Self::State | Self::Member | Self::Region | Self::Pool | Self::Backend | Self::Firmness
+            Self::Cpi
+                | Self::Vendor
+                | Self::State
+                | Self::Member
+                | Self::Region
+                | Self::Pool
+                | Self::Backend
+                | Self::Firmness
         )
     }
 }

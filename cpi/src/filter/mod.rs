@@ -121,8 +121,7 @@ pub struct ClauseRejects {
 impl RejectCounts {
     /// Zeroes for every clause of `filter`.
     pub fn new(filter: &Filter) -> Self {
-        let clauses =
-            filter.clauses().map(|clause| ClauseRejects { clause: clause.to_owned(), rejected: 0 }).collect();
+        let clauses = filter.clauses().map(|clause| ClauseRejects { clause: clause.to_owned(), rejected: 0 }).collect();
         Self { asked: 0, matched: 0, clauses }
     }
 

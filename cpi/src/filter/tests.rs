@@ -79,7 +79,8 @@ fn errors_say_where_and_what() {
     let error = Filter::parse("memory >= 5 parsecs").unwrap_err();
     assert_eq!(error.offset, 10);
     assert!(error.expected.contains("GiB"), "{error}");
-    for text in ["", "and", "city", "city = = 1", "city == 1", "(city = A", "city = A)", "memory ^= 1", "fp16 > 1", "x"] {
+    for text in ["", "and", "city", "city = = 1", "city == 1", "(city = A", "city = A)", "memory ^= 1", "fp16 > 1", "x"]
+    {
         assert!(Filter::parse(text).is_err(), "{text}");
     }
 }

@@ -432,12 +432,7 @@ impl BitReader<'_> {
         Ok(())
     }
 
-    fn letters<T: Entry>(
-        &mut self,
-        out: &mut String,
-        table: &Table<T>,
-        what: &'static str,
-    ) -> Result<(), BinaryError> {
+    fn letters<T: Entry>(&mut self, out: &mut String, table: &Table<T>, what: &'static str) -> Result<(), BinaryError> {
         match self.code(table, 4, what)? {
             Some(code) => out.push_str(code),
             None => self.packed(out, 2, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", what)?,

@@ -174,9 +174,10 @@ impl CpiFields {
 
     /// No field may bring a separator of the grammar along and so become several fields.
     fn check_separators(&self) -> Result<(), CpiError> {
-        let path = self.path.iter().flat_map(|path| {
-            [(Field::ChipType, &path.chip_type), (Field::ChipModel, &path.chip_model)]
-        });
+        let path = self
+            .path
+            .iter()
+            .flat_map(|path| [(Field::ChipType, &path.chip_type), (Field::ChipModel, &path.chip_model)]);
         let fields = [
             (Field::Enterprise, &self.enterprise),
             (Field::Industry, &self.industry),
@@ -225,7 +226,8 @@ fn print(amount: Amount) -> String {
 
 /// `digits / 10^decimals` of 10^`exponent`, in the smallest unit of the kind, where that is whole.
 fn reduced(number: Decimal, exponent: u32, kind: AmountKind, field: Field, text: &str) -> Result<Amount, CpiError> {
-    const RANGE: &str = "a whole number of the smallest unit (M for bandwidth, else G), at most 999999E (T for bandwidth)";
+    const RANGE: &str =
+        "a whole number of the smallest unit (M for bandwidth, else G), at most 999999E (T for bandwidth)";
     let smallest = if kind == AmountKind::Bandwidth { Unit::Mega } else { Unit::Giga };
     let out_of_range = || CpiError::new(Kind::OutOfRange, field, 0, RANGE, text.as_bytes());
     let scale = exponent.checked_sub(smallest.exponent()).ok_or_else(out_of_range)?;

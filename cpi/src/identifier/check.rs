@@ -41,8 +41,7 @@ pub(crate) fn gb_11714(body: &[u8; 8]) -> u8 {
 /// Source: GB 32100-2015, weights 3^(i-1) mod 31.
 pub(crate) fn gb_32100(body: &[u8; 17]) -> u8 {
     const WEIGHTS: [u32; 17] = [1, 3, 9, 27, 19, 26, 16, 17, 20, 29, 25, 13, 8, 24, 10, 30, 28];
-    let sum: u32 =
-        body.iter().zip(WEIGHTS).map(|(&octet, weight)| u32::from(VALUE_31[octet as usize]) * weight).sum();
+    let sum: u32 = body.iter().zip(WEIGHTS).map(|(&octet, weight)| u32::from(VALUE_31[octet as usize]) * weight).sum();
     ALPHABET_31[((31 - sum % 31) % 31) as usize]
 }
 

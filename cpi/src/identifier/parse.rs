@@ -3,9 +3,9 @@
 
 use super::amount::{Amount, AmountKind, Unit};
 use super::check;
+use super::cpi::{Cpi, FIELDS, Layout, PATH_FIELDS, PREFIX_FIELDS};
 use super::error::{CpiError, CpiErrorKind as Kind};
 use super::field::CpiField as Field;
-use super::cpi::{Cpi, FIELDS, Layout, PATH_FIELDS, PREFIX_FIELDS};
 use std::borrow::Cow;
 
 /// The longest identifier, in octets.
@@ -625,7 +625,10 @@ pub(super) fn parse(input: &[u8]) -> Result<Cpi, CpiError> {
         let end = scan.at as u16;
         scan.layout.ends[PREFIX_FIELDS..].fill(end);
     }
-    if !matches!(scan.peek(), b'~') {
+    if scan.at == text.len() {
+        return Err(scan.syntax(Field::Check, "~ and the check"));
+    }
+    if scan.peek() != b'~' {
         let field = if scan.layout.has_path { Field::ChipUid } else { Field::Servers };
         let expected = if scan.layout.has_path { "~ after the path" } else { "/ and a path, or ~, after the prefix" };
         return Err(scan.syntax(field, expected));

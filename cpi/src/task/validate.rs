@@ -95,8 +95,7 @@ impl Check<'_> {
     }
 
     fn program(&mut self, task: &TaskSpec) {
-        let name_ok =
-            (1..=64).contains(&task.name.chars().count()) && !task.name.chars().any(char::is_control);
+        let name_ok = (1..=64).contains(&task.name.chars().count()) && !task.name.chars().any(char::is_control);
         self.unless(name_ok, "name", "1 to 64 characters without control characters");
         self.unless(!task.command.is_empty() || task.image.is_some(), "command", "a command, or an `image`, is needed");
         self.command("command", &task.command);
@@ -134,7 +133,11 @@ impl Check<'_> {
         }
         if let Some(compute) = &resources.compute {
             let some_chip = self.dictionary.chips.iter().any(|chip| compute.chips(&chip.peaks).is_some());
-            self.unless(some_chip, &format!("{at}.compute"), "no chip of the dictionary states a peak at this precision");
+            self.unless(
+                some_chip,
+                &format!("{at}.compute"),
+                "no chip of the dictionary states a peak at this precision",
+            );
         }
     }
 
@@ -198,9 +201,9 @@ impl Check<'_> {
         if let Some(prefix) = &placement.prefix {
             let shaped = prefix.starts_with("cpi:1:")
                 && prefix.len() <= crate::identifier::TEXT_BYTES_MAX
-                && prefix[4..].bytes().all(|octet| {
-                    octet.is_ascii_uppercase() || octet.is_ascii_digit() || b"-._:/~".contains(&octet)
-                });
+                && prefix[4..]
+                    .bytes()
+                    .all(|octet| octet.is_ascii_uppercase() || octet.is_ascii_digit() || b"-._:/~".contains(&octet));
             self.unless(shaped, "placement.prefix", "the beginning of an identifier: cpi:1: and upper-case fields");
         }
         for (index, region) in placement.regions.iter().enumerate() {
@@ -254,7 +257,8 @@ impl Check<'_> {
     }
 
     fn path(&mut self, field: &str, path: &str) {
-        let expected = "a relative path of at most 255 octets, without `..`, `.`, empty parts, \\ or control characters";
+        let expected =
+            "a relative path of at most 255 octets, without `..`, `.`, empty parts, \\ or control characters";
         self.unless(is_run_path(path), field, expected);
     }
 
