@@ -161,12 +161,10 @@ fn a_release_only_appends() {
     let second = Dictionary::from_document(next.clone()).unwrap();
     second.follows(&first).unwrap();
     assert!(first.follows(&second).is_err(), "an older number");
-    for vector in [DALIAN] {
-        let cpi = first.decode(vector, None).unwrap();
-        assert_eq!(second.decode(vector, None).unwrap(), cpi, "old identifiers resolve after a new release");
-        let binary = cpi.to_binary(&first);
-        assert_eq!(Cpi::from_binary(&binary, &second).unwrap(), cpi, "and their binary forms too");
-    }
+    let cpi = first.decode(DALIAN, None).unwrap();
+    assert_eq!(second.decode(DALIAN, None).unwrap(), cpi, "old identifiers resolve after a new release");
+    let binary = cpi.to_binary(&first);
+    assert_eq!(Cpi::from_binary(&binary, &second).unwrap(), cpi, "and their binary forms too");
     let mut moved = next.clone();
     moved.chips.swap(0, 1);
     let error = Dictionary::from_document(moved).unwrap().follows(&first).unwrap_err();
