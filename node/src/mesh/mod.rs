@@ -140,7 +140,7 @@ async fn listen(
         let address = addresses::parse("mesh.listen", text)?;
         let id = swarm
             .listen_on(address)
-            .map_err(|error| StartMeshError::Listen { address: text.clone(), reason: error.to_string() })?;
+            .map_err(|error| StartMeshError::Listen { address: text.clone(), reason: in_words(&error) })?;
         texts.insert(id, text.clone());
         waiting.insert(text.clone());
     }
@@ -155,11 +155,18 @@ async fn listen(
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 let address = texts.get(&listener_id).cloned().unwrap_or_default();
-                let reason = reason.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
+                let reason = reason.err().map_or_else(|| "closed".to_owned(), |error| in_words(&error));
                 return Err(StartMeshError::Listen { address, reason });
             }
             _ => {}
         }
     }
     Ok(listening)
+}
+
+/// An error and its causes: the transport's own texts are often empty.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).filter(|text| !text.is_empty()).collect();
+    texts.join(": ")
 }
