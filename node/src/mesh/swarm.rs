@@ -120,14 +120,22 @@ impl SwarmTask {
         *sum = decayed(*sum, now - *since) + by;
         *since = now;
         let sum = *sum;
-        self.swarm.behaviour_mut().members.inner.gossip.set_application_score(&peer, -sum);
+        let score = self.score(&peer, sum);
         if let Some(link) = self.core.link_of_peer(&peer) {
-            link.with_state(|state| state.score = -sum);
+            link.with_state(|state| state.score = score);
         }
         if sum >= PENALTY_MAX {
             tracing::warn!(%peer, penalty = sum, "a misbehaving peer is disconnected");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+    }
+
+    /// Tells gossip a peer's penalty as it is now, and asks for the whole score.
+    fn score(&mut self, peer: &PeerId, penalty: f64) -> f64 {
+        let gossip = &mut self.swarm.behaviour_mut().members.inner.gossip;
+        // Before it has exchanged subscriptions with a peer, gossip keeps no score of it.
+        let known = gossip.set_application_score(peer, -penalty);
+        gossip.peer_score(peer).filter(|_| known).unwrap_or(-penalty)
     }
 
     fn publish(&mut self, topic: Topic, payload: Bytes) {
@@ -255,7 +263,8 @@ impl SwarmTask {
         match event {
             MembersEvent::Ping(ping::Event { peer, connection, result }) => match result {
                 Ok(rtt) => {
-                    let score = self.swarm.behaviour().members.inner.gossip.peer_score(&peer).unwrap_or_default();
+                    let penalty = self.penalties.get(&peer).map_or(0.0, |(sum, since)| decayed(*sum, since.elapsed()));
+                    let score = self.score(&peer, penalty);
                     if let Some(link) = self.core.link_of_peer(&peer) {
                         link.with_state(|state| {
                             state.round_trips.record(rtt);
