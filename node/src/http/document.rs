@@ -56,6 +56,8 @@ fn cpi_schemas() -> Vec<(String, Value)> {
         ("ClassStatus", schemars::schema_for!(cpi::resource::ClassStatus).to_value()),
         ("RegionPlace", schemars::schema_for!(cpi::resource::RegionPlace).to_value()),
         ("Reason", schemars::schema_for!(cpi::reason::Reason).to_value()),
+        ("Description", cpi::resolve::schema()),
+        ("CpiFields", schemars::schema_for!(cpi::identifier::CpiFields).to_value()),
         ("Fence", schemars::schema_for!(cpi::ids::Fence).to_value()),
     ];
     for (name, mut schema) in roots {

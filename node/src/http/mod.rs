@@ -5,12 +5,16 @@
 
 pub mod auth;
 mod document;
+mod error;
 mod extract;
+mod fresh;
 mod front;
 mod node_file;
 mod page;
 pub mod ports;
 mod problem;
+mod repeat;
+mod routes;
 mod server;
 mod state;
 mod system;
@@ -24,10 +28,11 @@ pub use node_file::{NodeFile, Published};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageRequest};
 pub use problem::{ApiError, Code, FieldError, Problem};
 pub use server::{HttpServer, ServeError, serve};
-pub use state::{AppState, Services};
+pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
 pub use trace::TraceId;
 
+use self::routes::{artifacts, dictionary, identifiers, members, pools, registry, resolve, task_events, tasks, watch};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use utoipa_axum::router::OpenApiRouter;
@@ -41,6 +46,50 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(system::metrics))
         .routes(routes!(system::version))
         .routes(routes!(system::openapi))
+        .routes(routes!(identifiers::register, identifiers::search))
+        .routes(routes!(identifiers::get, identifiers::revise))
+        .routes(routes!(identifiers::retire))
+        .routes(routes!(identifiers::history))
+        .routes(routes!(identifiers::statistics))
+        .routes(routes!(resolve::resolve))
+        .routes(routes!(resolve::decode))
+        .routes(routes!(resolve::encode))
+        .routes(routes!(dictionary::get))
+        .routes(routes!(dictionary::releases, dictionary::publish))
+        .routes(routes!(registry::status))
+        .routes(routes!(registry::snapshot))
+        .routes(routes!(members::list))
+        .routes(routes!(members::get))
+        .routes(routes!(members::ring))
+        .routes(routes!(members::invite))
+        .routes(routes!(members::approve))
+        .routes(routes!(members::suspend))
+        .routes(routes!(members::resume))
+        .routes(routes!(members::expel))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::inventory))
+        .routes(routes!(pools::cordon))
+        .routes(routes!(pools::uncordon))
+        .routes(routes!(pools::drain))
+        .routes(routes!(pools::adapters))
+        .routes(routes!(tasks::submit, tasks::list))
+        .routes(routes!(tasks::plan))
+        .routes(routes!(tasks::get))
+        .routes(routes!(tasks::explain))
+        .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::artifacts))
+        .routes(routes!(task_events::events))
+        .routes(routes!(task_events::logs))
+        .routes(routes!(watch::watch))
+        .merge(transfers())
+}
+
+/// Routes whose bodies are streams of any length; the store bounds them.
+fn transfers() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(artifacts::put, artifacts::get, artifacts::head))
+        .routes(routes!(artifacts::post))
+        .layer(DefaultBodyLimit::disable())
 }
 
 /// The interface as a service; what [`serve`] listens with and tests call.

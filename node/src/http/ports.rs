@@ -15,11 +15,14 @@ use crate::services::task_views::{
 };
 use adapters::contract::LogStream;
 use async_trait::async_trait;
+use bytes::Bytes;
 use cpi::dictionary::Dictionary;
+use cpi::ids::ContentDigest;
 use cpi::ids::{PlanId, StableKey, TaskId};
 use cpi::task::TaskSpec;
+use futures::stream::BoxStream;
 use std::sync::Arc;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// What a resolution asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +96,8 @@ pub trait RegistryPort: Send + Sync {
     fn status(&self) -> RegistryStatusView;
     /// Makes a snapshot and returns its folder and index.
     async fn snapshot(&self) -> Result<(String, u64), ApiError>;
+    /// The applied index, as it grows.
+    fn watch_applied(&self) -> watch::Receiver<u64>;
 }
 
 /// Members.
@@ -110,6 +115,21 @@ pub trait MemberPort: Send + Sync {
     async fn resume(&self, id: &str) -> Result<MemberView, ApiError>;
     /// Expels for good.
     async fn expel(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;
+}
+
+/// Artifacts: content by digest.
+#[async_trait]
+pub trait ArtifactPort: Send + Sync {
+    /// Stores a stream; with `expected` only if it is that. Returns digest and length.
+    async fn put(
+        &self,
+        content: BoxStream<'static, std::io::Result<Bytes>>,
+        expected: Option<ContentDigest>,
+    ) -> Result<(ContentDigest, u64), ApiError>;
+    /// The length of a content that is here.
+    fn size(&self, digest: &ContentDigest) -> Option<u64>;
+    /// Opens a content that is here.
+    async fn open(&self, digest: &ContentDigest) -> Result<Option<tokio::fs::File>, ApiError>;
 }
 
 /// Pools.

@@ -1,21 +1,83 @@
 //! What every handler shares: the services, the key, the limits and the counters.
 
 use super::auth::ApiKey;
+use super::ports::{
+    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, MemberPort, PoolPort, RegistryPort, TaskPort,
+};
+use super::problem::{ApiError, Code};
+use super::repeat::Repeats;
 use super::system::Check;
 use crate::config::HttpConfig;
 use crate::metrics::Metrics;
 use axum::http::HeaderValue;
+use cpi::dictionary::Dictionary;
 use cpi::ids::RegionName;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The services behind the routes. A part that a node does not run (yet) is absent, and its routes answer 503.
 #[derive(Clone, Default)]
-pub struct Services {}
+pub struct Services {
+    /// Identifiers.
+    pub identifiers: Option<Arc<dyn IdentifierPort>>,
+    /// The dictionary; without one the first release serves.
+    pub dictionary: Option<Arc<dyn DictionaryPort>>,
+    /// The registry.
+    pub registry: Option<Arc<dyn RegistryPort>>,
+    /// Members.
+    pub members: Option<Arc<dyn MemberPort>>,
+    /// Artifacts.
+    pub artifacts: Option<Arc<dyn ArtifactPort>>,
+    /// Pools.
+    pub pools: Option<Arc<dyn PoolPort>>,
+    /// Adapters.
+    pub adapters: Option<Arc<dyn AdapterPort>>,
+    /// Tasks.
+    pub tasks: Option<Arc<dyn TaskPort>>,
+    /// What must hold for the node to be ready.
+    pub readiness: Vec<Arc<dyn ReadinessCheck>>,
+}
+
+/// One thing that must hold for the node to be ready; it must answer at once.
+#[async_trait::async_trait]
+pub trait ReadinessCheck: Send + Sync {
+    /// Looks.
+    async fn check(&self) -> Check;
+}
+
+macro_rules! accessor {
+    ($name:ident, $port:ident, $what:literal) => {
+        /// The service, or a problem that says that it is absent.
+        ///
+        /// # Errors
+        /// [`Code::NotJoined`]: the part starts once the node belongs to a federation.
+        pub fn $name(&self) -> Result<&Arc<dyn $port>, ApiError> {
+            self.$name
+                .as_ref()
+                .ok_or_else(|| ApiError::new(Code::NotJoined, concat!($what, " start once the node joined")))
+        }
+    };
+}
+
+impl Services {
+    accessor!(identifiers, IdentifierPort, "identifiers");
+    accessor!(registry, RegistryPort, "the registry's answers");
+    accessor!(members, MemberPort, "members");
+    accessor!(artifacts, ArtifactPort, "artifacts");
+    accessor!(pools, PoolPort, "pools");
+    accessor!(adapters, AdapterPort, "adapters");
+    accessor!(tasks, TaskPort, "tasks");
+
+    /// The dictionary release in force.
+    pub fn current_dictionary(&self) -> Arc<Dictionary> {
+        self.dictionary.as_ref().map_or_else(Dictionary::first, |port| port.current())
+    }
+}
 
 /// Shared by all handlers; cheap to clone.
 #[derive(Clone)]
@@ -30,6 +92,7 @@ struct Inner {
     services: Services,
     in_flight: AtomicUsize,
     streams: Arc<Semaphore>,
+    repeats: Repeats,
     writes: DefaultDirectRateLimiter,
     routes: OnceLock<BTreeMap<String, Arc<String>>>,
     document: OnceLock<String>,
@@ -48,6 +111,7 @@ impl AppState {
     ) -> Self {
         let rate = NonZeroU32::new(limits.writes_per_second.max(1)).expect("at least one");
         let streams = limits.streams_max;
+        let idempotency_ttl = Duration::from_secs(limits.idempotency_ttl_s);
         Self(Arc::new(Inner {
             source_node: HeaderValue::from_str(node).unwrap_or_else(|_| HeaderValue::from_static("node")),
             region,
@@ -57,6 +121,7 @@ impl AppState {
             services,
             in_flight: AtomicUsize::new(0),
             streams: Arc::new(Semaphore::new(streams)),
+            repeats: Repeats::new(idempotency_ttl),
             writes: DefaultDirectRateLimiter::direct(Quota::per_second(rate)),
             routes: OnceLock::new(),
             document: OnceLock::new(),
@@ -99,11 +164,6 @@ impl AppState {
         &self.0.in_flight
     }
 
-    /// Permits of open streams.
-    pub fn streams(&self) -> &Arc<Semaphore> {
-        &self.0.streams
-    }
-
     /// Whether one more write fits into this second.
     pub fn may_write(&self) -> bool {
         self.0.writes.check().is_ok()
@@ -123,7 +183,22 @@ impl AppState {
 
     /// What must hold for the node to be ready.
     pub async fn readiness(&self) -> Vec<Check> {
-        Vec::new()
+        let checks = self.0.services.readiness.iter().map(|one| one.check());
+        futures::future::join_all(checks).await
+    }
+
+    /// A permit for one open stream.
+    ///
+    /// # Errors
+    /// [`Code::RateLimited`] beyond `http.streams_max`.
+    pub fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = Arc::clone(&self.0.streams).try_acquire_owned();
+        permit.map_err(|_| ApiError::new(Code::RateLimited, "more streams than `http.streams_max` are open"))
+    }
+
+    /// Answers that were given to idempotency keys.
+    pub(super) fn repeats(&self) -> &Repeats {
+        &self.0.repeats
     }
 
     /// The label of a route's template.

@@ -1,0 +1,135 @@
+//! `/v1/members`, `/v1/ring`: who is in the federation, and how somebody gets in or out.
+
+use super::identifiers::Nothing;
+use crate::http::extract::{Json, Path, Query};
+use crate::http::page::{Page, PageQuery, PageRequest};
+use crate::http::problem::{ApiError, FieldError};
+use crate::http::state::AppState;
+use crate::services::member_views::{InvitationView, InviteRequest, MemberView};
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+/// Why, for the audit.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Because {
+    /// At most 400 characters.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// The id of a member that is named by id or region.
+fn member_id(state: &AppState, named: &str) -> Result<String, ApiError> {
+    let all = state.services().members()?.list();
+    let found = all.into_iter().find(|member| member.id == named || member.region == named);
+    found.map(|member| member.id).ok_or_else(|| ApiError::not_found(format!("member {named:?}")))
+}
+
+/// All members, with the round trips measured from this node.
+#[utoipa::path(get, path = "/v1/members", tag = "members", params(PageQuery),
+    responses((status = 200, description = "A page", body = Page<MemberView>)))]
+pub async fn list(
+    State(state): State<AppState>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<MemberView>>, ApiError> {
+    let page = PageRequest::new(query.limit, query.page_token.as_deref(), "members")?;
+    let mut all = state.services().members()?.list();
+    let order = |member: &MemberView| format!("{:>20}", member.id.trim_start_matches('m'));
+    all.sort_by_key(order);
+    Ok(Json(page.cut(all, order)))
+}
+
+/// One member, by id or region.
+#[utoipa::path(get, path = "/v1/members/{member}", tag = "members",
+    params(("member" = String, Path, description = "Member id or region")),
+    responses((status = 200, description = "The member", body = MemberView)))]
+pub async fn get(State(state): State<AppState>, Path(named): Path<String>) -> Result<Json<MemberView>, ApiError> {
+    let all = state.services().members()?.list();
+    let found = all.into_iter().find(|member| member.id == named || member.region == named);
+    found.map(Json).ok_or_else(|| ApiError::not_found(format!("member {named:?}")))
+}
+
+/// The ring: active members in the order of the hash of their ids.
+#[utoipa::path(get, path = "/v1/ring", tag = "members",
+    responses((status = 200, description = "The ring", body = Page<MemberView>)))]
+pub async fn ring(State(state): State<AppState>) -> Result<Json<Page<MemberView>>, ApiError> {
+    let mut items = state.services().members()?.list();
+    items.retain(|member| member.ring_position.is_some());
+    items.sort_by_key(|member| member.ring_position);
+    let total = Some(items.len() as u64);
+    Ok(Json(Page { items, next_page_token: None, total }))
+}
+
+/// Makes an invitation for a region that wants to join.
+#[utoipa::path(post, path = "/v1/members/invitations", tag = "members", request_body = InviteRequest,
+    responses((status = 201, description = "The token, shown once", body = InvitationView)))]
+pub async fn invite(
+    State(state): State<AppState>,
+    Json(request): Json<InviteRequest>,
+) -> Result<(StatusCode, Json<InvitationView>), ApiError> {
+    if let Some(region) = &request.region {
+        let wrong = |error: cpi::ids::ParseIdError| ApiError::field(FieldError::new("region", error.to_string()));
+        region.parse::<cpi::ids::RegionName>().map_err(wrong)?;
+    }
+    if request.ttl_s.is_some_and(|ttl| !(60..=2_592_000).contains(&ttl)) {
+        return Err(ApiError::field(FieldError::new("ttl_s", "expected 60 to 2592000")));
+    }
+    if request.enterprises.len() > 64 {
+        return Err(ApiError::field(FieldError::new("enterprises", "expected at most 64 codes")));
+    }
+    Ok((StatusCode::CREATED, Json(state.services().members()?.invite(&request).await?)))
+}
+
+/// Admits a region that asked to join.
+#[utoipa::path(post, path = "/v1/members/{member}/approve", tag = "members", request_body = Nothing,
+    params(("member" = String, Path, description = "Member id or region")),
+    responses((status = 200, description = "The member", body = MemberView)))]
+pub async fn approve(
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<MemberView>, ApiError> {
+    let id = member_id(&state, &named)?;
+    Ok(Json(state.services().members()?.approve(&id).await?))
+}
+
+/// Suspends a member.
+#[utoipa::path(post, path = "/v1/members/{member}/suspend", tag = "members", request_body = Because,
+    params(("member" = String, Path, description = "Member id or region")),
+    responses((status = 200, description = "The member", body = MemberView)))]
+pub async fn suspend(
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+    Json(because): Json<Because>,
+) -> Result<Json<MemberView>, ApiError> {
+    let id = member_id(&state, &named)?;
+    Ok(Json(state.services().members()?.suspend(&id, because.reason.as_deref()).await?))
+}
+
+/// Ends a suspension.
+#[utoipa::path(post, path = "/v1/members/{member}/resume", tag = "members", request_body = Nothing,
+    params(("member" = String, Path, description = "Member id or region")),
+    responses((status = 200, description = "The member", body = MemberView)))]
+pub async fn resume(
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<MemberView>, ApiError> {
+    let id = member_id(&state, &named)?;
+    Ok(Json(state.services().members()?.resume(&id).await?))
+}
+
+/// Expels a member for good.
+#[utoipa::path(post, path = "/v1/members/{member}/expel", tag = "members", request_body = Because,
+    params(("member" = String, Path, description = "Member id or region")),
+    responses((status = 200, description = "The member", body = MemberView)))]
+pub async fn expel(
+    State(state): State<AppState>,
+    Path(named): Path<String>,
+    Json(because): Json<Because>,
+) -> Result<Json<MemberView>, ApiError> {
+    let id = member_id(&state, &named)?;
+    Ok(Json(state.services().members()?.expel(&id, because.reason.as_deref()).await?))
+}

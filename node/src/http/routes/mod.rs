@@ -1,0 +1,13 @@
+//! One file per noun: parameters in, a service's answer out.
+
+pub mod artifacts;
+pub mod dictionary;
+pub mod identifiers;
+pub mod members;
+pub mod pools;
+pub mod registry;
+pub mod resolve;
+pub mod stream;
+pub mod task_events;
+pub mod tasks;
+pub mod watch;

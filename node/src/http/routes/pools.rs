@@ -1,0 +1,101 @@
+//! `/v1/pools`, `/v1/adapters`: what regions share, and the backends behind the own pools.
+
+use super::identifiers::Nothing;
+use crate::http::extract::{Json, Path, Query};
+use crate::http::page::{Page, PageQuery, PageRequest};
+use crate::http::problem::ApiError;
+use crate::http::state::AppState;
+use crate::services::member_views::AdapterView;
+use crate::services::pool_views::{InventoryView, PoolView};
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Which pools.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct PoolQuery {
+    /// Only this region's.
+    #[serde(default)]
+    pub own: bool,
+    /// Items in the page, 1 to 1000. Default 50.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
+    pub limit: Option<usize>,
+    /// `next_page_token` of the page before.
+    pub page_token: Option<String>,
+}
+
+/// Pools of this region and, as last told, of the others.
+#[utoipa::path(get, path = "/v1/pools", tag = "pools", params(PoolQuery),
+    responses((status = 200, description = "A page", body = Page<PoolView>)))]
+pub async fn list(
+    State(state): State<AppState>,
+    Query(query): Query<PoolQuery>,
+) -> Result<Json<Page<PoolView>>, ApiError> {
+    let page = PageRequest::new(query.limit, query.page_token.as_deref(), &format!("pools\n{}", query.own))?;
+    let mut all = state.services().pools()?.list(query.own).await?;
+    let order = |pool: &PoolView| format!("{}\n{}", pool.region, pool.name);
+    all.sort_by_key(order);
+    Ok(Json(page.cut(all, order)))
+}
+
+/// One pool of this region with the runs in it.
+#[utoipa::path(get, path = "/v1/pools/{pool}/inventory", tag = "pools",
+    params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "The pool and its runs", body = InventoryView)))]
+pub async fn inventory(
+    State(state): State<AppState>,
+    Path(pool): Path<String>,
+) -> Result<Json<InventoryView>, ApiError> {
+    Ok(Json(state.services().pools()?.inventory(&pool).await?))
+}
+
+/// Takes a pool out of service for new work.
+#[utoipa::path(post, path = "/v1/pools/{pool}/cordon", tag = "pools", request_body = Nothing,
+    params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "The pool", body = PoolView)))]
+pub async fn cordon(
+    State(state): State<AppState>,
+    Path(pool): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<PoolView>, ApiError> {
+    Ok(Json(state.services().pools()?.cordon(&pool).await?))
+}
+
+/// Puts a pool back into service.
+#[utoipa::path(post, path = "/v1/pools/{pool}/uncordon", tag = "pools", request_body = Nothing,
+    params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "The pool", body = PoolView)))]
+pub async fn uncordon(
+    State(state): State<AppState>,
+    Path(pool): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<PoolView>, ApiError> {
+    Ok(Json(state.services().pools()?.uncordon(&pool).await?))
+}
+
+/// Takes a pool out of service; what runs is let end.
+#[utoipa::path(post, path = "/v1/pools/{pool}/drain", tag = "pools", request_body = Nothing,
+    params(("pool" = String, Path, description = "The pool's name")),
+    responses((status = 200, description = "The pool", body = PoolView)))]
+pub async fn drain(
+    State(state): State<AppState>,
+    Path(pool): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<PoolView>, ApiError> {
+    Ok(Json(state.services().pools()?.drain(&pool).await?))
+}
+
+/// All adapters with their health.
+#[utoipa::path(get, path = "/v1/adapters", tag = "pools", params(PageQuery),
+    responses((status = 200, description = "A page", body = Page<AdapterView>)))]
+pub async fn adapters(
+    State(state): State<AppState>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<AdapterView>>, ApiError> {
+    let page = PageRequest::new(query.limit, query.page_token.as_deref(), "adapters")?;
+    let mut all = state.services().adapters()?.list().await;
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(page.cut(all, |adapter| adapter.name.clone())))
+}
