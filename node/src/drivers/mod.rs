@@ -1,3 +1,4 @@
 //! Drivers: one tokio task per pure machine, between it and the mesh, the disk, the clock and the executor.
 
 pub mod run_channel;
+pub mod runs;

@@ -3,5 +3,7 @@
 
 pub mod identifier_views;
 pub mod member_views;
+pub mod artifacts;
+pub mod logs;
 pub mod pool_views;
 pub mod task_views;

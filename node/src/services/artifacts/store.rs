@@ -1,0 +1,476 @@
+//! The store on disk. Every content is written aside, hashed, synced and then named, so that what has a name is whole.
+
+use super::pins::{Pin, PinOwner, Pins};
+use bytes::Bytes;
+use cpi::ids::{ContentDigest, MemberId, TaskId};
+use futures::{Stream, StreamExt as _};
+use sha2::Digest as _;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Space that is left for everything else, in bytes: a put that would go below is refused.
+const FREE_BYTES_MIN: u64 = 64 << 20;
+/// How often the free space is looked at while writing.
+const LOOK_EVERY_BYTES: u64 = 16 << 20;
+/// Contents that nobody has pinned yet are kept for this long: an upload comes before its task.
+const UNPINNED_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Results of a run wait for their origin for this long.
+const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the artifact store {path} cannot be used")]
+pub struct OpenStoreError {
+    /// Where.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Why a content was not stored. Nothing of it remains.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// The disk is full, or as good as.
+    #[error("the disk is full: {free_bytes} bytes are free and {FREE_BYTES_MIN} must stay free")]
+    DiskFull {
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// More than the caller allows.
+    #[error("the content is longer than {bytes_max} bytes")]
+    TooLarge {
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// It is not what it was said to be.
+    #[error("the content is {found} where {expected} was expected")]
+    Mismatch {
+        /// What came.
+        found: ContentDigest,
+        /// What was announced.
+        expected: ContentDigest,
+    },
+    /// The sender broke off.
+    #[error("the content did not arrive whole")]
+    Source(#[source] io::Error),
+    /// The disk refused.
+    #[error("the content cannot be written")]
+    Disk(#[source] io::Error),
+}
+
+impl PutError {
+    fn disk(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { free_bytes: 0 },
+            _ => Self::Disk(error),
+        }
+    }
+}
+
+/// What was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its digest.
+    pub digest: ContentDigest,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// How much is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Contents.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Pins.
+    pub pins: u64,
+}
+
+/// The artifact store of a node. Clones are one store.
+#[derive(Clone, Debug)]
+pub struct ArtifactStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    pins: Mutex<Pins>,
+    drafts: std::sync::atomic::AtomicU64,
+    free_bytes_min: u64,
+}
+
+impl ArtifactStore {
+    /// Opens the store in `root` (made with mode 0700) and reads its pins.
+    ///
+    /// # Errors
+    /// [`OpenStoreError`] for a folder that cannot be written.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenStoreError> {
+        Self::open_with(root.into(), FREE_BYTES_MIN)
+    }
+
+    pub(super) fn open_with(root: PathBuf, free_bytes_min: u64) -> Result<Self, OpenStoreError> {
+        let opened = || -> io::Result<Pins> {
+            for folder in ["sha256", "pins", "partial"] {
+                std::fs::create_dir_all(root.join(folder))?;
+            }
+            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))?;
+            // an unwritable folder is said now and not at the first upload
+            let trial = root.join("partial/.trial");
+            File::create(&trial)?;
+            std::fs::remove_file(&trial)?;
+            clear_drafts(&root.join("partial"))?;
+            read_pins(&root.join("pins"))
+        };
+        let pins = opened().map_err(|source| OpenStoreError { path: root.clone(), source })?;
+        let inner = Inner { root, pins: Mutex::new(pins), drafts: 0.into(), free_bytes_min };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.inner.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Where a content lies, if it is here.
+    pub fn path(&self, digest: &ContentDigest) -> PathBuf {
+        let hex = digest.hex();
+        self.inner.root.join("sha256").join(&hex[..2]).join(&hex)
+    }
+
+    pub(super) fn partial_path(&self, digest: &ContentDigest) -> PathBuf {
+        self.inner.root.join("partial").join(digest.hex())
+    }
+
+    /// Whether a content is here, whole.
+    pub fn has(&self, digest: &ContentDigest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// The length of a content.
+    pub fn size(&self, digest: &ContentDigest) -> Option<u64> {
+        std::fs::metadata(self.path(digest)).ok().map(|meta| meta.len())
+    }
+
+    /// Opens a content for reading; `None` if it is not here.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn open_content(&self, digest: &ContentDigest) -> io::Result<Option<tokio::fs::File>> {
+        match tokio::fs::File::open(self.path(digest)).await {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a stream of at most `bytes_max` bytes; with `expected`, only if it is that.
+    ///
+    /// # Errors
+    /// [`PutError`]; nothing of the content remains then.
+    pub async fn put<S, E>(
+        &self,
+        mut content: S,
+        expected: Option<ContentDigest>,
+        bytes_max: u64,
+    ) -> Result<Stored, PutError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin + Send,
+        E: Into<io::Error>,
+    {
+        // bounded: a slow disk slows the sender down
+        let (chunks, mut received) = tokio::sync::mpsc::channel::<Bytes>(8);
+        let store = self.clone();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut draft = store.draft()?;
+            while let Some(chunk) = received.blocking_recv() {
+                draft.write(&chunk, bytes_max)?;
+            }
+            Ok::<_, PutError>(draft)
+        });
+        let mut broken = None;
+        while let Some(chunk) = content.next().await {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    broken = Some(PutError::Source(error.into()));
+                    break;
+                }
+            };
+            // the writer stops early where it failed, and its own error says why
+            if chunks.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        drop(chunks);
+        let draft = writer.await.map_err(|error| PutError::Disk(io::Error::other(error)))??;
+        if let Some(broken) = broken {
+            return Err(broken);
+        }
+        let store = self.clone();
+        let finished = tokio::task::spawn_blocking(move || draft.finish(&store, expected));
+        finished.await.map_err(|error| PutError::Disk(io::Error::other(error)))?
+    }
+
+    /// Stores bytes that are in memory.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub async fn put_bytes(&self, bytes: Bytes) -> Result<Stored, PutError> {
+        let length = bytes.len() as u64;
+        self.put(futures::stream::iter([Ok::<_, io::Error>(bytes)]), None, length).await
+    }
+
+    /// Stores a file that must be `expected`. Blocking.
+    ///
+    /// # Errors
+    /// [`PutError`].
+    pub fn put_file(&self, path: &Path, expected: ContentDigest) -> Result<Stored, PutError> {
+        if let Some(size_bytes) = self.size(&expected) {
+            return Ok(Stored { digest: expected, size_bytes });
+        }
+        let mut file = File::open(path).map_err(PutError::Source)?;
+        let mut draft = self.draft()?;
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut chunk).map_err(PutError::Source)? {
+                0 => break,
+                count => draft.write(&chunk[..count], u64::MAX)?,
+            }
+        }
+        draft.finish(self, Some(expected))
+    }
+
+    fn draft(&self) -> Result<Draft, PutError> {
+        self.check_space()?;
+        let number = self.inner.drafts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = self.inner.root.join("partial").join(format!(".draft-{number}"));
+        let file = File::options().write(true).create(true).truncate(true).open(&path).map_err(PutError::disk)?;
+        Ok(Draft { file, path: Some(path), hash: sha2::Sha256::new(), size: 0, unseen: 0, store: self.clone() })
+    }
+
+    /// Refuses where too little would stay free.
+    pub(super) fn check_space(&self) -> Result<(), PutError> {
+        let free = nix::sys::statvfs::statvfs(&self.inner.root)
+            .map_err(|error| PutError::Disk(error.into()))
+            .map(|stat| stat.blocks_available() as u64 * stat.fragment_size() as u64)?;
+        if free < self.inner.free_bytes_min { Err(PutError::DiskFull { free_bytes: free }) } else { Ok(()) }
+    }
+
+    /// Gives a verified file its name. `from` lies in `partial/` and is synced already.
+    pub(super) fn name(&self, from: &Path, digest: &ContentDigest) -> io::Result<()> {
+        let to = self.path(digest);
+        let folder = to.parent().expect("a content lies in a folder of its first digits");
+        if !folder.is_dir() {
+            std::fs::create_dir_all(folder)?;
+            File::open(self.inner.root.join("sha256"))?.sync_all()?;
+        }
+        std::fs::set_permissions(from, std::fs::Permissions::from_mode(0o400))?;
+        std::fs::rename(from, &to)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// Keeps `digests` for `owner`, and lets `readers` fetch them. Adds to what the owner has pinned; on disk when it
+    /// returns. Blocking.
+    ///
+    /// # Errors
+    /// What the disk says; then nothing has changed.
+    pub fn pin(
+        &self,
+        owner: PinOwner,
+        digests: impl IntoIterator<Item = ContentDigest>,
+        readers: impl IntoIterator<Item = MemberId>,
+    ) -> io::Result<()> {
+        let mut pins = self.pins();
+        let before = pins.get(&owner).cloned();
+        let mut pin = before.clone().unwrap_or_else(|| Pin {
+            task: if let PinOwner::Task(task) = owner { Some(task) } else { None },
+            run: if let PinOwner::Run(key) = owner { Some(key) } else { None },
+            made_ms: now_ms(),
+            ..Pin::default()
+        });
+        pin.digests.extend(digests);
+        pin.readers.extend(readers);
+        if before.as_ref() == Some(&pin) {
+            return Ok(());
+        }
+        let folder = self.inner.root.join("pins");
+        let name = owner.file_name();
+        let draft = folder.join(format!(".{name}"));
+        let bytes = serde_json::to_vec(&pin).map_err(io::Error::other)?;
+        let mut file = File::create(&draft)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&draft, folder.join(name))?;
+        File::open(&folder)?.sync_all()?;
+        pins.insert(owner, pin);
+        Ok(())
+    }
+
+    /// Lets go of what `owner` kept; the collector removes what nobody else keeps. Blocking.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn unpin(&self, owner: PinOwner) -> io::Result<()> {
+        let mut pins = self.pins();
+        if pins.remove(&owner) {
+            match std::fs::remove_file(self.inner.root.join("pins").join(owner.file_name())) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a pin of `task` names `digest` and lets `member` read it.
+    pub fn may_read(&self, member: MemberId, task: TaskId, digest: &ContentDigest) -> bool {
+        self.pins().may_read(member, task, digest)
+    }
+
+    /// Whether a pin of `task` names `digest`.
+    pub fn names(&self, task: TaskId, digest: &ContentDigest) -> bool {
+        self.pins().names(task, digest)
+    }
+
+    /// Removes what nobody keeps: unpinned contents and partial ones of yesterday, results that waited too long. Blocking.
+    /// Returns how many contents went.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn collect(&self, now: SystemTime) -> io::Result<usize> {
+        let before = |kept: Duration| now.checked_sub(kept).unwrap_or(UNIX_EPOCH);
+        for owner in self.pins().runs_before(ms_of(before(RESULTS_KEPT))) {
+            self.unpin(owner)?;
+        }
+        let mut removed = 0;
+        let limit = before(UNPINNED_KEPT);
+        let old = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).is_ok_and(|at| at < limit);
+        for entry in std::fs::read_dir(self.inner.root.join("partial"))? {
+            let path = entry?.path();
+            if old(&path) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        for folder in std::fs::read_dir(self.inner.root.join("sha256"))? {
+            for entry in std::fs::read_dir(folder?.path())? {
+                let entry = entry?;
+                let Ok(digest) = format!("sha256:{}", entry.file_name().to_string_lossy()).parse() else { continue };
+                // the lock is held over the removal, so that a pin made meanwhile finds its content or none
+                let pins = self.pins();
+                if !pins.is_pinned(&digest) && old(&entry.path()) && std::fs::remove_file(entry.path()).is_ok() {
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Counts what is stored. Blocking; walks the store.
+    pub fn stats(&self) -> StoreStats {
+        let mut stats = StoreStats { pins: self.pins().len() as u64, ..StoreStats::default() };
+        for folder in std::fs::read_dir(self.inner.root.join("sha256")).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+                stats.count += 1;
+                stats.bytes += entry.metadata().map_or(0, |meta| meta.len());
+            }
+        }
+        stats
+    }
+}
+
+/// A content being written. Dropped before it is finished, it leaves nothing.
+struct Draft {
+    file: File,
+    path: Option<PathBuf>,
+    hash: sha2::Sha256,
+    size: u64,
+    unseen: u64,
+    store: ArtifactStore,
+}
+
+impl Draft {
+    fn write(&mut self, bytes: &[u8], bytes_max: u64) -> Result<(), PutError> {
+        self.size += bytes.len() as u64;
+        if self.size > bytes_max {
+            return Err(PutError::TooLarge { bytes_max });
+        }
+        self.unseen += bytes.len() as u64;
+        if self.unseen > LOOK_EVERY_BYTES {
+            self.unseen = 0;
+            self.store.check_space()?;
+        }
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(PutError::disk)
+    }
+
+    fn finish(mut self, store: &ArtifactStore, expected: Option<ContentDigest>) -> Result<Stored, PutError> {
+        let digest = ContentDigest(std::mem::take(&mut self.hash).finalize().into());
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(PutError::Mismatch { found: digest, expected });
+        }
+        let stored = Stored { digest, size_bytes: self.size };
+        if store.has(&digest) {
+            // a new day for a content that nobody pinned yet
+            if let Ok(file) = File::open(store.path(&digest)) {
+                let _ = file.set_modified(SystemTime::now());
+            }
+            return Ok(stored);
+        }
+        self.file.sync_all().map_err(PutError::disk)?;
+        let path = self.path.take().expect("a draft is finished once");
+        store.name(&path, &digest).map_err(|error| {
+            let _ = std::fs::remove_file(&path);
+            PutError::disk(error)
+        })?;
+        Ok(stored)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn ms_of(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn now_ms() -> u64 {
+    ms_of(SystemTime::now())
+}
+
+/// Drafts of a process that died; partial fetches stay, they are gone on with.
+fn clear_drafts(partial: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(partial)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(".draft-") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_pins(folder: &Path) -> io::Result<Pins> {
+    let mut pins = Pins::default();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            std::fs::remove_file(path)?;
+            continue;
+        }
+        let pin: Option<Pin> = serde_json::from_slice(&std::fs::read(&path)?).ok();
+        match pin.as_ref().and_then(Pin::owner) {
+            Some(owner) => pins.insert(owner, pin.unwrap_or_default()),
+            None => tracing::warn!(path = %path.display(), "a pin cannot be read and is passed over"),
+        }
+    }
+    Ok(pins)
+}
