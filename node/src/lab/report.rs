@@ -1,0 +1,60 @@
+//! What the job showed, as one table.
+
+use super::job::TaskStory;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// The table of the tasks: what ran where and why, and the decision beside the round trip that no protocol can beat.
+pub fn stories(stories: &[TaskStory], width: u16) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(width);
+    table.set_header(["task", "ran in", "why there", "round trip", "decided in", "ran for", "result here after", "check"]);
+    for story in stories {
+        let ms = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value} ms"));
+        let check = match &story.verdict {
+            Ok(verdict) => verdict.fact.clone(),
+            Err(problem) => format!("FAILED: {problem}"),
+        };
+        let place = if story.placed_right { story.place.clone() } else { format!("{} (WRONG REGION)", story.place) };
+        table.add_row([
+            story.name.clone(),
+            place,
+            story.why.clone(),
+            format!("{:.1} ms", story.rtt_ms),
+            ms(story.decided_ms),
+            ms(story.wall_ms),
+            format!("{:.1} s", story.here_after_s),
+            check,
+        ]);
+    }
+    for column in 3..=6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_region_and_a_failed_check_stand_out() {
+        let story = TaskStory {
+            name: "lu-fp64".to_owned(),
+            id: "x".to_owned(),
+            place: "beijing / general / xeon-112".to_owned(),
+            placed_right: false,
+            why: String::new(),
+            decided_ms: None,
+            rtt_ms: 28.3,
+            wall_ms: Some(1700),
+            here_after_s: 3.25,
+            verdict: Err("the scaled residual is 1e9".to_owned()),
+        };
+        assert!(!story.holds());
+        let text = stories(&[story], 200);
+        assert!(text.contains("WRONG REGION") && text.contains("FAILED") && text.contains("28.3 ms"), "{text}");
+    }
+}
