@@ -119,6 +119,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Looks for what is wrong: configuration, keys, disk, ports, clock, peers, API.
     Doctor(doctor::DoctorArgs),
+    /// A ring of real nodes on this machine, to try and to test with.
+    #[command(subcommand)]
+    Lab(crate::lab::LabCommand),
     /// Completions for a shell.
     Completion(completion::CompletionArgs),
     /// The version of this program, and of the node it finds.
@@ -219,6 +222,7 @@ fn perform(command: Command, context: &Context) -> Result<Exit, CliError> {
         Command::Registry(command) => block_on(registry::run(command, context)),
         Command::Doctor(arguments) => block_on(doctor::run(arguments, context)),
         Command::Version => block_on(version(context)),
+        Command::Lab(crate::lab::LabCommand::Up(arguments)) => lab_up(arguments),
     }
 }
 
@@ -227,6 +231,13 @@ fn block_on<F: Future<Output = Result<Exit, CliError>>>(future: F) -> Result<Exi
     let result = runtime.block_on(future);
     runtime.shutdown_background();
     result
+}
+
+/// The lab watches processes and relays datagrams, so it gets more than one thread.
+fn lab_up(arguments: crate::lab::UpArgs) -> Result<Exit, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let held = runtime.block_on(crate::lab::up(arguments))?;
+    Ok(if held { Exit::Ok } else { Exit::Failed })
 }
 
 async fn version(context: &Context) -> Result<Exit, CliError> {

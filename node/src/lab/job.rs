@@ -98,7 +98,8 @@ impl JobFolder {
     /// They are wrong, unreadable, or the check passes a damaged copy.
     pub fn check(&self, name: &str, folder: &Path) -> anyhow::Result<Verdict> {
         let bytes = |file: &str| std::fs::read(folder.join(file)).with_context(|| format!("reading {file}"));
-        let text = |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+        let text =
+            |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
         let verdict: Result<Verdict, CheckError> = match name {
             "lu-fp64" => check::check_and_trip(
                 bytes("solution.bin")?,
@@ -270,7 +271,8 @@ mod tests {
 
     #[test]
     fn the_plan_is_named_by_what_the_command_prints() {
-        let text = "Offers\n  dalian h800\n\nPlan 01KB3J8Z0000000000000000AB: would place, decided in 9 ms, held for 60 s\n";
+        let text =
+            "Offers\n  dalian h800\n\nPlan 01KB3J8Z0000000000000000AB: would place, decided in 9 ms, held for 60 s\n";
         assert_eq!(plan_id(text), Some("01KB3J8Z0000000000000000AB"));
         assert_eq!(plan_id("Plan 01KB: no region would take it, decided in 2 ms."), None);
         assert_eq!(plan_id(""), None);

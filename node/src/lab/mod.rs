@@ -22,4 +22,4 @@ pub mod ring;
 mod up;
 
 pub use founding::{found, join};
-pub use up::{Keep, UpArgs, up};
+pub use up::{Keep, LabCommand, UpArgs, up};

@@ -186,7 +186,7 @@ impl NodeProcess {
 
     /// Whether this node has an identity and belongs to a federation already.
     pub fn is_founded(&self) -> bool {
-        crate::join::is_member(&self.data_dir)
+        self.data_dir.join("registry").is_dir()
     }
 }
 
@@ -268,8 +268,8 @@ impl RingLock {
         let path = folder.join("lab.lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
-        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
-            .map(Self)
-            .map_err(|_| anyhow!("a ring is up on {} already; stop it first, or name another folder with --data", folder.display()))
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map(Self).map_err(|_| {
+            anyhow!("a ring is up on {} already; stop it first, or name another folder with --data", folder.display())
+        })
     }
 }

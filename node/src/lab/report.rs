@@ -6,9 +6,18 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 /// The table of the tasks: what ran where and why, and the decision beside the round trip that no protocol can beat.
 pub fn stories(stories: &[TaskStory], width: u16) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(width);
-    table.set_header(["task", "ran in", "why there", "round trip", "decided in", "ran for", "result here after", "check"]);
+    table.set_header([
+        "task",
+        "ran in",
+        "why there",
+        "round trip",
+        "decided in",
+        "ran for",
+        "result here after",
+        "check",
+    ]);
     for story in stories {
         let ms = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value} ms"));
         let check = match &story.verdict {
@@ -17,7 +26,7 @@ pub fn stories(stories: &[TaskStory], width: u16) -> String {
         };
         let place = if story.placed_right { story.place.clone() } else { format!("{} (WRONG REGION)", story.place) };
         table.add_row([
-            story.name.clone(),
+            format!("{}\n{}", story.name, story.id),
             place,
             story.why.clone(),
             format!("{:.1} ms", story.rtt_ms),

@@ -162,7 +162,7 @@ mod tests {
         let mut addresses = BTreeSet::new();
         for region in &ring.regions {
             let config = &configs[&region.name];
-            assert_eq!(config.region.name, region.name.as_str());
+            assert_eq!(config.region.name, region.name);
             assert!(addresses.insert(config.http.listen.clone()));
             assert!(config.mesh.listen.iter().all(|address| addresses.insert(address.clone())));
             let identifiers = config.pools.iter().flat_map(|pool| &pool.identifiers);

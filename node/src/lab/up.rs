@@ -7,13 +7,12 @@ use super::{founding, relays, report};
 use crate::cli::Client;
 use crate::http::NodeFile;
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// The ring has to be ready within this time, whatever the machine.
@@ -32,6 +31,15 @@ pub enum Keep {
     /// Yes, until `Ctrl-C`.
     #[value(name = "1")]
     Yes,
+}
+
+/// Verbs of the lab.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LabCommand {
+    /// Five regions on this machine, and three real tasks that find their way across them.
+    #[command(after_help = "Example:\n  causeway lab up --delay 0 --keep 0 --data /tmp/ring\n\n\
+        Exit code: 0 if everything held, 1 if not.")]
+    Up(UpArgs),
 }
 
 /// Arguments of `lab up`.
@@ -54,11 +62,11 @@ pub struct UpArgs {
     pub no_job: bool,
 }
 
-/// Brings the ring up, runs the job, and says by the exit code whether everything held.
+/// Brings the ring up, runs the job, and says whether everything held.
 ///
 /// # Errors
 /// The ring could not be brought up; everything that was started is stopped.
-pub async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
+pub async fn up(arguments: UpArgs) -> anyhow::Result<bool> {
     let ring = RingSpec::read(&arguments.config)?;
     std::fs::create_dir_all(&arguments.data).with_context(|| format!("making {}", arguments.data.display()))?;
     let data = arguments.data.canonicalize()?;
@@ -77,8 +85,7 @@ pub async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let stopped = lab.stop().await;
-    let held = outcome? && stopped?;
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(outcome? && stopped?)
 }
 
 /// `Ctrl-C`, or a polite request to end.
@@ -139,7 +146,7 @@ impl Lab {
 
     async fn live(&mut self, keep: bool, job: bool) -> anyhow::Result<bool> {
         self.stop_leftovers().await?;
-        self.write_configs()?;
+        self.write_configs().await?;
         self.bring_up().await?;
         self.register().await?;
         let mut held = true;
@@ -171,7 +178,10 @@ impl Lab {
         let begin = Instant::now();
         while left.iter().any(|file| is_node_of(file.pid, &self.data)) {
             if begin.elapsed() > Duration::from_secs(20) {
-                bail!("a node of an earlier lab does not stop: pids {:?}", left.iter().map(|f| f.pid).collect::<Vec<_>>());
+                bail!(
+                    "a node of an earlier lab does not stop: pids {:?}",
+                    left.iter().map(|f| f.pid).collect::<Vec<_>>()
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -179,9 +189,9 @@ impl Lab {
     }
 
     /// Writes each region's effective configuration beside its data folder.
-    fn write_configs(&mut self) -> anyhow::Result<()> {
+    async fn write_configs(&mut self) -> anyhow::Result<()> {
         let configs = self.ring.configs()?;
-        let relays = if self.delay { Some(relays::Relays::start(&self.ring, &configs)?) } else { None };
+        let relays = if self.delay { Some(relays::Relays::start(&self.ring, &configs).await?) } else { None };
         for (region, node) in self.ring.regions.iter().zip(&self.nodes) {
             let source = self.ring.folder.join(&region.config);
             let text = std::fs::read_to_string(&source)?;
@@ -240,7 +250,7 @@ impl Lab {
             let client = self.nodes[at].wait_up(READY_TIMEOUT).await?;
             loop {
                 let state = client.readiness().await.unwrap_or_default();
-                if state["ready"].as_bool().unwrap_or(false) || state["status"] == "ready" {
+                if state["ready"] == true {
                     break;
                 }
                 if let Some(status) = self.nodes[at].ended()? {
@@ -332,8 +342,11 @@ impl Lab {
             self.ring.job.origin,
             if self.delay { "" } else { " (not applied: --delay 0)" }
         );
-        println!("The chips are declared in the regions' configurations; the computations ran on this machine's processor.");
-        let earlier = if found > 0 { format!(", {found} results of earlier starts are still here") } else { String::new() };
+        println!(
+            "The chips are declared in the regions' configurations; the computations ran on this machine's processor."
+        );
+        let earlier =
+            if found > 0 { format!(", {found} results of earlier starts are still here") } else { String::new() };
         self.say(&if held {
             format!("everything held: {} tasks ran where they had to, all results are right{earlier}", stories.len())
         } else {
@@ -453,7 +466,8 @@ fn processes_of(data: &Path) -> Vec<i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| *pid != me)
         .filter(|pid| {
-            let inside = std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| is_run_folder(&folder, data));
+            let inside =
+                std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| is_run_folder(&folder, data));
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
             inside || (line.contains("run-supervisor") && line.contains(&*data.to_string_lossy()))
