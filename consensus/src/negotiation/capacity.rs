@@ -76,7 +76,8 @@ impl ClassBook {
 /// How bad what remains on a server is: chips left without cores or memory, then the remainder itself.
 fn left_behind(server: &Quantity, free: &Quantity, need: &Quantity) -> (u64, u64) {
     let Some(left) = free.checked_sub(need) else { return (u64::MAX, u64::MAX) };
-    let share = |part: u64, whole: u64| if whole == 0 { 0 } else { (u128::from(part) * 1000 / u128::from(whole)) as u64 };
+    let share =
+        |part: u64, whole: u64| if whole == 0 { 0 } else { (u128::from(part) * 1000 / u128::from(whole)) as u64 };
     let chips = share(left.chip_milli, server.chip_milli);
     let cpu = share(left.cpu_milli, server.cpu_milli);
     let memory = share(left.memory_bytes, server.memory_bytes);
@@ -151,8 +152,7 @@ impl CapacityBook {
 
     /// Takes `need` on one server, as after a restart. False if it does not fit or the server is not there (any more).
     pub fn take_at(&mut self, slot: Slot, need: &Quantity) -> bool {
-        let Some(book) =
-            self.pools.get_mut(slot.pool as usize).and_then(|p| p.classes.get_mut(slot.class as usize))
+        let Some(book) = self.pools.get_mut(slot.pool as usize).and_then(|p| p.classes.get_mut(slot.class as usize))
         else {
             return false;
         };

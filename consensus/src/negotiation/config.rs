@@ -138,6 +138,15 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { price: 300, start: 250, data: 100, latency: 100, carbon: 50, keep: 150, fragmentation: 100, affinity: 200 }
+        Self {
+            price: 300,
+            start: 250,
+            data: 100,
+            latency: 100,
+            carbon: 50,
+            keep: 150,
+            fragmentation: 100,
+            affinity: 200,
+        }
     }
 }

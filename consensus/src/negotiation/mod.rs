@@ -54,14 +54,14 @@ pub use event::{Actor, EventKind, TaskEvent, TaskState};
 pub use frame::{FRAME_BYTES_MAX, OpenFrameError, StatementBatch, open_frame, seal_frames};
 pub use input::{Input, PlanRequest, RunNotice, Submission};
 pub use message::{
-    Accepted, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer, Progress,
-    Renew, Renewed, Target,
+    Accepted, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer,
+    Progress, Renew, Renewed, Target,
 };
 pub use need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX, VariantNeed, Wishes};
-pub use outcome::{FileRef, RunOutcome};
-pub use plan::{Choice, PlanResult, PlannedOffer};
-pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
-pub use record::{LeasePhase, LeaseRecord, Record, Restored, RestoredTask, RunGrant, TaskRecord};
-pub use provider::{OwnPool, ProviderStats};
 pub use negotiator::Negotiator;
 pub use origin::OriginStats;
+pub use outcome::{FileRef, RunOutcome};
+pub use plan::{Choice, PlanResult, PlannedOffer};
+pub use provider::{OwnPool, ProviderStats};
+pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
+pub use record::{LeasePhase, LeaseRecord, Record, Restored, RestoredTask, RunGrant, TaskRecord};

@@ -185,7 +185,16 @@ impl Origin {
             } else {
                 // The fence of a round that no disk saw may have been used: leave it out.
                 task.custody.fence.attempt += 1;
-                task.tell(now, Actor::Origin(me), EventKind::Resumed, TaskState::Pending, None, None, None, String::new());
+                task.tell(
+                    now,
+                    Actor::Origin(me),
+                    EventKind::Resumed,
+                    TaskState::Pending,
+                    None,
+                    None,
+                    None,
+                    String::new(),
+                );
                 self.ready.insert(task.rank());
                 self.timers.arm(Due::Pump, now.mono);
             }
@@ -278,7 +287,16 @@ impl Origin {
         }
         let state = task.state;
         let actor = Actor::Principal(principal);
-        task.tell(now, actor, EventKind::CancelRequested, state, Some(ReasonCode::Cancelled.into()), None, None, String::new());
+        task.tell(
+            now,
+            actor,
+            EventKind::CancelRequested,
+            state,
+            Some(ReasonCode::Cancelled.into()),
+            None,
+            None,
+            String::new(),
+        );
         self.stop(now, id, out);
     }
 
@@ -502,7 +520,16 @@ impl Origin {
         } else {
             task.shown = Some(reason.code);
             let me = self.me;
-            task.tell(now, Actor::Origin(me), EventKind::Waiting, TaskState::Pending, Some(reason), None, None, String::new());
+            task.tell(
+                now,
+                Actor::Origin(me),
+                EventKind::Waiting,
+                TaskState::Pending,
+                Some(reason),
+                None,
+                None,
+                String::new(),
+            );
             out.persist(task.take_records());
         }
         self.timers.arm(Due::Task(id), at);

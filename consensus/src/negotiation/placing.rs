@@ -184,7 +184,16 @@ impl Origin {
             let me = self.me;
             let Some(task) = self.tasks.get_mut(&id) else { return };
             let reason = Some(ReasonCode::PeerTimeout.into());
-            task.tell(now, Actor::Origin(me), EventKind::TimedOut, TaskState::Placing, reason, Some(member), None, String::new());
+            task.tell(
+                now,
+                Actor::Origin(me),
+                EventKind::TimedOut,
+                TaskState::Placing,
+                reason,
+                Some(member),
+                None,
+                String::new(),
+            );
         }
         self.advance(now, id, out);
     }
@@ -226,7 +235,16 @@ impl Origin {
                 let detail = format!("{} millionths of {} per hour", offer.price_hour_micro, offer.currency);
                 asked.standing = Standing::Offered(Box::new(offer));
                 round.note(from, Answer::Offered);
-                task.tell(now, Actor::Provider(from), EventKind::Offered, TaskState::Placing, None, Some(from), Some(target), detail);
+                task.tell(
+                    now,
+                    Actor::Provider(from),
+                    EventKind::Offered,
+                    TaskState::Placing,
+                    None,
+                    Some(from),
+                    Some(target),
+                    detail,
+                );
                 self.advance(now, id, out);
             }
             Some(_) => {}
@@ -254,7 +272,16 @@ impl Origin {
             document: task.document.clone(),
         };
         let me = self.me;
-        task.tell(now, Actor::Origin(me), EventKind::Awarded, TaskState::Placing, None, Some(member), Some(target), String::new());
+        task.tell(
+            now,
+            Actor::Origin(me),
+            EventKind::Awarded,
+            TaskState::Placing,
+            None,
+            Some(member),
+            Some(target),
+            String::new(),
+        );
         out.send(member, Message::Award(Box::new(award)));
         let patience = self.directory.get(member).map_or(0, |r| r.answers.patience_ms(r.rtt_ms));
         let ms = patience.clamp(self.config.ask_deadline_ms_min, self.config.ask_deadline_ms_max);
@@ -297,7 +324,16 @@ impl Origin {
             }
         }
         let reason = Some(decline.reason);
-        task.tell(now, Actor::Provider(from), EventKind::Declined, TaskState::Placing, reason, Some(from), None, String::new());
+        task.tell(
+            now,
+            Actor::Provider(from),
+            EventKind::Declined,
+            TaskState::Placing,
+            reason,
+            Some(from),
+            None,
+            String::new(),
+        );
         self.advance(now, id, out);
     }
 
@@ -359,9 +395,27 @@ impl Origin {
         task.unwritten.push(Record::Decision(Box::new(decision)));
         let target = Some(accepted.target.clone());
         let detail = format!("lease {}, {} ms after the first ask", accepted.lease, took_ms);
-        task.tell(now, Actor::Provider(from), EventKind::Accepted, TaskState::Placing, None, Some(from), target.clone(), detail);
+        task.tell(
+            now,
+            Actor::Provider(from),
+            EventKind::Accepted,
+            TaskState::Placing,
+            None,
+            Some(from),
+            target.clone(),
+            detail,
+        );
         let me = self.me;
-        task.tell(now, Actor::Origin(me), EventKind::Bound, TaskState::Staging, None, Some(from), target, String::new());
+        task.tell(
+            now,
+            Actor::Origin(me),
+            EventKind::Bound,
+            TaskState::Staging,
+            None,
+            Some(from),
+            target,
+            String::new(),
+        );
         task.shown = None;
         task.backoff_ms = self.config.backoff_ms_min;
         let bound = Bound {

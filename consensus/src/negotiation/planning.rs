@@ -223,7 +223,10 @@ impl Origin {
     /// Takes a ready plan for the task that is made from it.
     pub(super) fn take_plan(&mut self, _now: Now, id: PlanId, submission: &Submission) -> Result<Plan, Reason> {
         let Some(plan) = self.plans.get(&id) else {
-            return Err(Reason::new(ReasonCode::OfferExpired, "the plan is unknown here, was used, or is older than ten minutes"));
+            return Err(Reason::new(
+                ReasonCode::OfferExpired,
+                "the plan is unknown here, was used, or is older than ten minutes",
+            ));
         };
         if plan.ready.is_none() || !plan.told {
             return Err(Reason::new(ReasonCode::PlanChanged, "the plan found no region"));
@@ -242,7 +245,8 @@ impl Origin {
         task.custody.fence = offer.fence;
         candidate.price_hour_micro = offer.price_hour_micro;
         candidate.answer = Answer::Offered;
-        task.promised = Some(in_place(&self.directory, &Ranked { targets: vec![offer.target.clone()], ..candidate.clone() }));
+        task.promised =
+            Some(in_place(&self.directory, &Ranked { targets: vec![offer.target.clone()], ..candidate.clone() }));
         let member = candidate.member;
         let award = Award {
             task: id,

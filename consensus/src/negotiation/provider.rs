@@ -324,9 +324,9 @@ impl Provider {
             self.decline(now, from, attempt, ask.mode, (code.into(), 0), Vec::new(), out);
             return;
         }
-        let picked = self.check(from, &ask.need, ask.mode).and_then(|()| {
-            self.pick(from, &ask.need, &ask.targets, &ask.limits, ask.mode == AskMode::CommitIf, rng)
-        });
+        let picked = self
+            .check(from, &ask.need, ask.mode)
+            .and_then(|()| self.pick(from, &ask.need, &ask.targets, &ask.limits, ask.mode == AskMode::CommitIf, rng));
         let (target, pool, class, quantity, price) = match picked {
             Ok(picked) => picked,
             Err(refusal) => {
@@ -387,8 +387,7 @@ impl Provider {
         if held && award.incarnation == self.incarnation {
             let hold = self.remove_hold(&attempt, true).expect("it was just found");
             let offer = hold.offer;
-            let terms =
-                Terms { target: offer.target, quantity: offer.quantity, price: offer.price_hour_micro };
+            let terms = Terms { target: offer.target, quantity: offer.quantity, price: offer.price_hour_micro };
             self.commit(now, from, attempt, &award.need, hold.slot, terms, award.document, rng, out);
             return;
         }
@@ -836,8 +835,7 @@ impl Provider {
     fn say_ended(&self, attempt: Attempt, out: &mut Outbox) {
         let Some(lease) = self.leases.get(&attempt) else { return };
         let Some(outcome) = lease.record.outcome.clone() else { return };
-        let ended =
-            Ended { task: attempt.task, fence: attempt.fence, origin: lease.record.origin, outcome };
+        let ended = Ended { task: attempt.task, fence: attempt.fence, origin: lease.record.origin, outcome };
         out.send_after(lease.persist, lease.record.origin, Message::Ended(Box::new(ended)));
     }
 
@@ -853,14 +851,8 @@ impl Provider {
         out: &mut Outbox,
     ) {
         *self.stats.declines.entry(reason.code).or_default() += 1;
-        let decline = Box::new(Decline {
-            task: attempt.task,
-            fence: attempt.fence,
-            origin,
-            reason,
-            retry_after_ms,
-            status,
-        });
+        let decline =
+            Box::new(Decline { task: attempt.task, fence: attempt.fence, origin, reason, retry_after_ms, status });
         self.answers.remember(now.mono, attempt, Remembered::Declined(mode, decline.clone()));
         out.send(origin, Message::Decline(decline));
     }

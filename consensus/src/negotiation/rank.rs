@@ -5,7 +5,7 @@
 
 use super::config::Weights;
 use super::directory::{Region, Wanted};
-use super::message::{Target, TARGETS_MAX};
+use super::message::{TARGETS_MAX, Target};
 use super::need::{Need, Wishes};
 use crate::time::{Monotonic, Timestamp};
 use cpi::dictionary::Dictionary;
@@ -195,7 +195,9 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
     let wishes = question.wishes;
     let place = &region.place;
     if !region.active {
-        return Err(refuse(question, Clause::Region, ReasonCode::MemberSuspended, || format!("{} is suspended", place.region)));
+        return Err(refuse(question, Clause::Region, ReasonCode::MemberSuspended, || {
+            format!("{} is suspended", place.region)
+        }));
     }
     let residency = &question.need.residency;
     if !residency.is_empty() && !residency.contains(&place.country) {
@@ -286,7 +288,11 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
         }
         Some(_) if question.now.since_ms(region.digest_at) > question.digest_age_ms_max.max(digest.ttl_ms) => {
             Err(refuse(question, Clause::Region, ReasonCode::PeerUnreachable, || {
-                format!("{} has not told its capacity for {} s", place.region, question.now.since_ms(region.digest_at) / 1000)
+                format!(
+                    "{} has not told its capacity for {} s",
+                    place.region,
+                    question.now.since_ms(region.digest_at) / 1000
+                )
             }))
         }
         Some(ranked) => Ok(ranked),
@@ -401,13 +407,7 @@ fn stranded_permille(wanted: &Wanted<'_>, quantity: &Quantity) -> u32 {
 }
 
 /// The terms that need no other candidate.
-fn raw_terms(
-    question: &Question<'_>,
-    member: MemberId,
-    region: &Region,
-    wanted: &Wanted<'_>,
-    stranded: u32,
-) -> Terms {
+fn raw_terms(question: &Question<'_>, member: MemberId, region: &Region, wanted: &Wanted<'_>, stranded: u32) -> Terms {
     let Wanted { pool, class, .. } = wanted;
     let own = member == question.me;
     let whole = class.total();

@@ -1,7 +1,7 @@
 //! One round of asking for one task under one fence: who was asked, what came back, who is left.
 
 use super::message::{AskMode, Offer, Target};
-use super::rank::{Answer, Decision, DECISION_REGIONS_MAX, Ranked, Refused};
+use super::rank::{Answer, DECISION_REGIONS_MAX, Decision, Ranked, Refused};
 use crate::time::{Monotonic, Now};
 use cpi::ids::{Fence, MemberId, TaskId};
 use cpi::reason::Reason;

@@ -55,7 +55,16 @@ impl Origin {
                             task.shown = Some(ReasonCode::PeerUnreachable);
                             let state = task.state;
                             let reason = Some(ReasonCode::PeerUnreachable.into());
-                            task.tell(now, Actor::Origin(me), EventKind::Waiting, state, reason, member, None, String::new());
+                            task.tell(
+                                now,
+                                Actor::Origin(me),
+                                EventKind::Waiting,
+                                state,
+                                reason,
+                                member,
+                                None,
+                                String::new(),
+                            );
                             out.persist(task.take_records());
                         }
                     } else {
@@ -79,7 +88,14 @@ impl Origin {
     }
 
     /// A provider tells where a run stands.
-    pub(super) fn progress(&mut self, now: Now, from: MemberId, attempt: Attempt, progress: Progress, out: &mut Outbox) {
+    pub(super) fn progress(
+        &mut self,
+        now: Now,
+        from: MemberId,
+        attempt: Attempt,
+        progress: Progress,
+        out: &mut Outbox,
+    ) {
         let lease_ms = self.config.lease_ttl_ms;
         let Some(task) = self.tasks.get_mut(&attempt.task) else { return };
         if !task.is_bound_to(from, &attempt) {
@@ -91,7 +107,16 @@ impl Origin {
         match progress {
             Progress::Staged => {
                 if inputs && !bound.started {
-                    task.tell(now, Actor::Provider(from), EventKind::Staged, TaskState::Staging, None, Some(from), target, String::new());
+                    task.tell(
+                        now,
+                        Actor::Provider(from),
+                        EventKind::Staged,
+                        TaskState::Staging,
+                        None,
+                        Some(from),
+                        target,
+                        String::new(),
+                    );
                     out.persist(task.take_records());
                 }
             }
@@ -100,14 +125,32 @@ impl Origin {
                 if !bound.started {
                     bound.started = true;
                     bound.lease_until = bound.lease_until.max(now.mono.plus_ms(lease_ms));
-                    task.tell(now, Actor::Provider(from), EventKind::Started, TaskState::Running, None, Some(from), target, String::new());
+                    task.tell(
+                        now,
+                        Actor::Provider(from),
+                        EventKind::Started,
+                        TaskState::Running,
+                        None,
+                        Some(from),
+                        target,
+                        String::new(),
+                    );
                     out.persist(task.take_records());
                 }
             }
             Progress::Frozen => {
                 let state = task.state;
                 let reason = Some(ReasonCode::PeerUnreachable.into());
-                task.tell(now, Actor::Provider(from), EventKind::Frozen, state, reason, Some(from), target, String::new());
+                task.tell(
+                    now,
+                    Actor::Provider(from),
+                    EventKind::Frozen,
+                    state,
+                    reason,
+                    Some(from),
+                    target,
+                    String::new(),
+                );
                 out.persist(task.take_records());
             }
         }
@@ -213,7 +256,16 @@ impl Origin {
             Ok(()) => {
                 let provider = bound.provider;
                 let me = self.me;
-                task.tell(now, Actor::Origin(me), EventKind::Collected, TaskState::Finishing, None, Some(provider), None, String::new());
+                task.tell(
+                    now,
+                    Actor::Origin(me),
+                    EventKind::Collected,
+                    TaskState::Finishing,
+                    None,
+                    Some(provider),
+                    None,
+                    String::new(),
+                );
                 self.conclude(now, attempt.task, out);
             }
             Err(why) => {
@@ -247,7 +299,10 @@ impl Origin {
         } else {
             outcome.reason.clone().map(|reason| {
                 if task.custody.runs > 1 && may_cure(task, &outcome) {
-                    Reason::new(ReasonCode::AttemptsExhausted, format!("{} runs; the last: {reason}", task.custody.runs))
+                    Reason::new(
+                        ReasonCode::AttemptsExhausted,
+                        format!("{} runs; the last: {reason}", task.custody.runs),
+                    )
                 } else {
                     reason
                 }
@@ -297,20 +352,14 @@ impl Origin {
         } else if task.custody.runs < task.retry.max_attempts {
             self.place_again(now, id, why, None, out);
         } else {
-            let reason = Reason::new(ReasonCode::AttemptsExhausted, format!("{} runs; the last: {why}", task.custody.runs));
+            let reason =
+                Reason::new(ReasonCode::AttemptsExhausted, format!("{} runs; the last: {why}", task.custody.runs));
             self.end_without_run(now, id, reason, out);
         }
     }
 
     /// Gives a run up and places the task again under the next fence.
-    fn place_again(
-        &mut self,
-        now: Now,
-        id: TaskId,
-        why: Reason,
-        ack: Option<(MemberId, Attempt)>,
-        out: &mut Outbox,
-    ) {
+    fn place_again(&mut self, now: Now, id: TaskId, why: Reason, ack: Option<(MemberId, Attempt)>, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let bound = task.bound().cloned();
         let me = self.me;
@@ -318,7 +367,16 @@ impl Origin {
         task.last_failure = Some(why.clone());
         task.shown = None;
         task.custody.unbind();
-        task.tell(now, Actor::Origin(me), EventKind::AttemptEnded, TaskState::Pending, Some(why), member, None, String::new());
+        task.tell(
+            now,
+            Actor::Origin(me),
+            EventKind::AttemptEnded,
+            TaskState::Pending,
+            Some(why),
+            member,
+            None,
+            String::new(),
+        );
         task.phase = Phase::Waiting;
         let persist = out.persist(task.take_records());
         let rank = task.rank();

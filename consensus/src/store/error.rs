@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The folder cannot be made or written.
-    #[error("the folder {path} cannot be used: {cause} (check that it exists, that this user owns it, and that the disk has room)")]
+    #[error(
+        "the folder {path} cannot be used: {cause} (check that it exists, that this user owns it, and that the disk has room)"
+    )]
     Folder {
         /// Which folder.
         path: PathBuf,

@@ -86,7 +86,8 @@ impl StateDb {
         };
         for entry in std::fs::read_dir(root).map_err(|error| folder(&error))?.flatten() {
             let name = entry.file_name();
-            let stale = name == INCOMING || name.to_str().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n != generation);
+            let stale =
+                name == INCOMING || name.to_str().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n != generation);
             if stale {
                 std::fs::remove_dir_all(entry.path()).map_err(|error| folder(&error))?;
             }

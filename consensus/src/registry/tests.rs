@@ -1,0 +1,290 @@
+//! Stories of the registry over a state in memory.
+
+use super::command::{JoinRequest, Registration};
+use super::kv::MemoryKv;
+use super::*;
+use crate::envelope::{Envelope, Federation, StatementKind};
+use crate::time::Timestamp;
+use cpi::dictionary::Dictionary;
+use cpi::filter::Filter;
+use cpi::identifier::Cpi;
+use cpi::ids::{ContentDigest, MemberId};
+use cpi::resource::RegionPlace;
+use ed25519_dalek::{Signer as _, SigningKey};
+use std::sync::Arc;
+
+const BEIJING: &str = "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400~2VHNVZS";
+const DALIAN: &str = "cpi:1:C91210231MA00CP027A-GI6450-G210200-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A1C2D3/GPU/NVH800S80/U5F0C8E1A9B3D4C7E8A1B2C3D4E5F6071~36GEFEP";
+
+fn place(region: &str) -> RegionPlace {
+    RegionPlace { region: region.parse().unwrap(), city: "G110100".to_owned(), country: "CN".to_owned() }
+}
+
+struct World {
+    kv: MemoryKv,
+    index: u64,
+    time: u64,
+    federation: Federation,
+    founder: SigningKey,
+    sequence: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let founder = SigningKey::from_bytes(&[1; 32]);
+        let genesis = Genesis {
+            name: "test".to_owned(),
+            founded_at: Timestamp(1000),
+            nonce: [9; 16],
+            place: place("beijing"),
+            transport_key: SigningKey::from_bytes(&[11; 32]).verifying_key().to_bytes(),
+            signing_key: founder.verifying_key().to_bytes(),
+            addresses: vec!["/ip4/127.0.0.1/udp/1/quic-v1".to_owned()],
+            enterprises: vec!["C91110108MA00CP019A".to_owned()],
+        };
+        let federation = Federation { id: genesis.federation_id(), epoch: 0 };
+        let mut world = Self { kv: MemoryKv::default(), index: 0, time: 1000, federation, founder, sequence: 0 };
+        let entry = Entry { stamp: Timestamp(1000), body: EntryBody::Genesis(Box::new(genesis)) };
+        assert_eq!(world.apply(&entry), Response::Founded);
+        world
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Response {
+        self.index += 1;
+        RegistryState::apply(&mut self.kv, self.index, entry)
+    }
+
+    fn signed(&self, key: &SigningKey, sequence: u64, command: &Command) -> Vec<u8> {
+        Envelope::seal(StatementKind::RegistryCommand, self.federation, key, sequence, command.to_bytes()).to_bytes()
+    }
+
+    fn submit(&mut self, envelope: Vec<u8>) -> Response {
+        self.time += 1000;
+        let statement = Statement::open(envelope, &self.federation).unwrap();
+        self.apply(&Entry { stamp: Timestamp(self.time), body: EntryBody::Statement(Box::new(statement)) })
+    }
+
+    fn command(&mut self, key: &SigningKey, command: &Command) -> Response {
+        self.sequence += 1;
+        let envelope = self.signed(key, self.sequence, command);
+        self.submit(envelope)
+    }
+
+    fn admit(&mut self, region: &str, seed: u8, enterprises: &[&str]) -> (SigningKey, Response) {
+        let (signing, transport) = (SigningKey::from_bytes(&[seed; 32]), SigningKey::from_bytes(&[seed + 100; 32]));
+        let nonce = [seed; 16];
+        let request = JoinRequest {
+            invitation_nonce: nonce,
+            place: place(region),
+            transport_key: transport.verifying_key().to_bytes(),
+            addresses: Vec::new(),
+            transport_proof: transport
+                .sign(&JoinRequest::transport_claim(&signing.verifying_key().to_bytes(), &nonce))
+                .to_bytes()
+                .to_vec(),
+        };
+        let envelope = Envelope::seal(StatementKind::JoinRequest, self.federation, &signing, 1, request.to_bytes());
+        let admission = Admission {
+            invitation_nonce: nonce,
+            place: request.place,
+            transport_key: request.transport_key,
+            signing_key: signing.verifying_key().to_bytes(),
+            addresses: Vec::new(),
+            enterprises: enterprises.iter().map(|code| (*code).to_owned()).collect(),
+            request: envelope.to_bytes(),
+            approvals: Vec::new(),
+        };
+        let founder = self.founder.clone();
+        let response = self.command(&founder, &Command::Admit(Box::new(admission)));
+        (signing, response)
+    }
+
+    fn register(&mut self, key: &SigningKey, text: &str) -> ItemOutcome {
+        let command = Command::Register { items: vec![Registration { text: text.to_owned() }], release: 1 };
+        match self.command(key, &command) {
+            Response::Registered(mut items) => items.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reader(&self) -> RegistryReader {
+        RegistryReader::new(Arc::new(self.kv.clone()))
+    }
+}
+
+#[test]
+fn a_member_registers_under_its_own_enterprise_only() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    assert!(matches!(world.register(&founder, BEIJING), ItemOutcome::Registered { revision: 1, .. }));
+    assert!(matches!(world.register(&founder, BEIJING), ItemOutcome::Unchanged { revision: 1, .. }));
+    assert!(matches!(world.register(&founder, DALIAN), ItemOutcome::Refused(Refusal::ForeignEnterprise { .. })));
+    let stranger = SigningKey::from_bytes(&[77; 32]);
+    let command = Command::Register { items: vec![Registration { text: BEIJING.to_owned() }], release: 1 };
+    assert_eq!(world.command(&stranger, &command), Response::Refused(Refusal::UnknownSigner));
+}
+
+#[test]
+fn the_first_committed_holds_and_the_other_is_told_who() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let (other, response) = world.admit("dalian", 2, &["C91110108MA00CP019A"]);
+    assert_eq!(response, Response::Admitted { member: MemberId(2), raft_id: 2 });
+    world.register(&founder, BEIJING);
+    match world.register(&other, BEIJING) {
+        ItemOutcome::Refused(Refusal::OwnedByOther { owner, .. }) => assert_eq!(owner, MemberId(1)),
+        outcome => panic!("{outcome:?}"),
+    }
+    let key = Cpi::parse(BEIJING).unwrap().stable_key();
+    let retire = Command::Retire { key, expected_revision: 1, successor: None };
+    assert!(matches!(world.command(&other, &retire), Response::Refused(Refusal::OwnedByOther { .. })));
+}
+
+#[test]
+fn the_same_bytes_repeat_their_outcome_and_other_bytes_are_equivocation() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let register = Command::Register { items: vec![Registration { text: BEIJING.to_owned() }], release: 1 };
+    let envelope = world.signed(&founder, 7, &register);
+    let first = world.submit(envelope.clone());
+    assert_eq!(world.submit(envelope), first);
+    let other = world.signed(&founder, 7, &Command::RaiseRingVersion { version: 2 });
+    assert_eq!(world.submit(other), Response::Refused(Refusal::Equivocation { sequence: 7 }));
+    // an older sequence that arrives later is no replay
+    let late = world.signed(&founder, 3, &Command::RaiseRingVersion { version: 2 });
+    assert_eq!(world.submit(late), Response::RingVersion { version: 2 });
+}
+
+#[test]
+fn an_invitation_is_good_for_one_and_a_region_name_is_unique() {
+    let mut world = World::new();
+    world.admit("dalian", 2, &[]);
+    assert_eq!(world.admit("jinhua", 2, &[]).1, Response::Refused(Refusal::InvitationUsed));
+    assert!(matches!(world.admit("dalian", 3, &[]).1, Response::Refused(Refusal::Taken { .. })));
+}
+
+#[test]
+fn an_expelled_member_changes_nothing_and_frees_its_name() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let (dalian, _) = world.admit("dalian", 2, &["C91210231MA00CP027A"]);
+    let expel = Command::SetStanding {
+        member: MemberId(2),
+        expected_revision: 1,
+        standing: Standing::Expelled,
+        reason: "left".to_owned(),
+    };
+    assert!(matches!(world.command(&founder, &expel), Response::MemberChanged { revision: 2, .. }));
+    let command = Command::Register { items: vec![Registration { text: DALIAN.to_owned() }], release: 1 };
+    assert_eq!(world.command(&dalian, &command), Response::Refused(Refusal::SignerNotActive { member: MemberId(2) }));
+    assert_eq!(world.admit("dalian", 4, &[]).1, Response::Admitted { member: MemberId(3), raft_id: 3 });
+    assert_eq!(world.reader().roster().len(), 2);
+    let last = Command::SetStanding {
+        member: MemberId(3),
+        expected_revision: 1,
+        standing: Standing::Suspended,
+        reason: String::new(),
+    };
+    world.command(&founder, &last);
+    let own = Command::SetStanding {
+        member: MemberId(1),
+        expected_revision: 1,
+        standing: Standing::Suspended,
+        reason: String::new(),
+    };
+    assert_eq!(world.command(&founder, &own), Response::Refused(Refusal::LastMember));
+}
+
+#[test]
+fn history_search_and_sums_follow_each_change() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    world.register(&founder, BEIJING);
+    let key = Cpi::parse(BEIJING).unwrap().stable_key();
+    let larger = BEIJING.rsplit_once('~').unwrap().0.replace("-400G-INX8480P_800", "-800G-INX8480P_900");
+    let larger = Cpi::seal(&larger).unwrap();
+    let revise = Command::Revise { key, expected_revision: 1, text: larger.as_str().to_owned(), release: 1 };
+    assert_eq!(world.command(&founder, &revise), Response::IdentifierChanged { key, revision: 2 });
+    let reader = world.reader();
+    assert_eq!(reader.identifier_at(&key, Timestamp(2000)).unwrap().revision, 1);
+    assert_eq!(reader.identifier(&key).unwrap().revision, 2);
+    let dictionary = Dictionary::first();
+    let search = |world: &World, filter: &str| {
+        let query = SearchQuery { filter: Some(Filter::parse(filter).unwrap()), limit: 10, ..SearchQuery::default() };
+        world.reader().search(&query, &dictionary).items.len()
+    };
+    assert_eq!(search(&world, "class = GC"), 1);
+    assert_eq!(search(&world, "class = SC"), 0);
+    assert_eq!(search(&world, "chip = INX8480P"), 1);
+    let prefix = SearchQuery { prefix: Some("c91110108".to_owned()), limit: 10, ..SearchQuery::default() };
+    assert_eq!(world.reader().search(&prefix, &dictionary).items.len(), 1);
+    let all = world.reader().statistics(StatisticsDimension::All).remove(0);
+    assert_eq!((all.totals.identifiers, all.totals.pools, all.totals.chips["INX8480P"]), (1, 1, 900));
+    assert_eq!(all.totals.gflops["F64"], 2_870_000);
+    let retire = Command::Retire { key, expected_revision: 2, successor: None };
+    assert_eq!(world.command(&founder, &retire), Response::IdentifierChanged { key, revision: 3 });
+    assert!(world.reader().statistics(StatisticsDimension::All).is_empty());
+    assert_eq!(search(&world, "class = GC"), 0);
+    assert!(matches!(world.reader().identifier(&key).unwrap().state, IdentifierState::Retired { .. }));
+    assert_eq!(world.reader().history(&key).len(), 3);
+}
+
+#[test]
+fn pages_give_each_identifier_once() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let stem = BEIJING.rsplit_once('~').unwrap().0;
+    let items: Vec<_> = (0..25)
+        .map(|n| Registration {
+            text: Cpi::seal(&stem.replace("-A01.", &format!("-A{n:02}."))).unwrap().as_str().to_owned(),
+        })
+        .collect();
+    world.command(&founder, &Command::Register { items, release: 1 });
+    for (prefix, filter) in [(None, None), (Some("cpi:1:C911"), None), (None, Some("class in (GC, SC)"))] {
+        let mut query = SearchQuery {
+            prefix: prefix.map(str::to_owned),
+            filter: filter.map(|text| Filter::parse(text).unwrap()),
+            limit: 10,
+            ..SearchQuery::default()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        loop {
+            let page = world.reader().search(&query, &Dictionary::first());
+            assert!(page.items.iter().all(|item| seen.insert(item.key)));
+            query.after = page.next;
+            if query.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 25);
+    }
+}
+
+#[test]
+fn a_release_takes_effect_once_all_its_pieces_are_there() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let (a, b) = (vec![1u8; 100], vec![2u8; 50]);
+    let sha256 = ContentDigest::of(&[a.clone(), b.clone()].concat()).0;
+    let publish = |chunk, bytes: &Vec<u8>| Command::PublishRelease { release: 2, chunk, bytes: bytes.clone() };
+    let activate = Command::ActivateRelease { release: 2, chunks: 2, sha256 };
+    assert_eq!(world.command(&founder, &publish(0, &a)), Response::ChunkStored);
+    assert!(matches!(world.command(&founder, &activate), Response::Refused(Refusal::NotFound { .. })));
+    world.command(&founder, &publish(1, &b));
+    assert_eq!(world.command(&founder, &activate), Response::ReleaseActive { release: 2 });
+    assert_eq!(world.reader().release(2).unwrap().len(), 150);
+}
+
+#[test]
+fn two_replicas_have_one_hash() {
+    let (mut a, mut b) = (World::new(), World::new());
+    for world in [&mut a, &mut b] {
+        let founder = world.founder.clone();
+        world.register(&founder, BEIJING);
+        world.admit("dalian", 2, &[]);
+    }
+    assert_eq!(a.reader().summary(), b.reader().summary());
+    let founder = b.founder.clone();
+    b.command(&founder, &Command::RaiseRingVersion { version: 2 });
+    assert_ne!(a.reader().summary().unwrap().hash, b.reader().summary().unwrap().hash);
+}
