@@ -186,7 +186,7 @@ impl NodeProcess {
 
     /// Whether this node has an identity and belongs to a federation already.
     pub fn is_founded(&self) -> bool {
-        self.data_dir.join("registry").is_dir()
+        self.data_dir.join("membership.json").is_file()
     }
 }
 
