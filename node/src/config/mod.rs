@@ -3,6 +3,7 @@
 //! A key that is not known is an error that names the place and the nearest key. What was loaded is validated once, here;
 //! every other room receives its typed section. It leaves the meaning of the values to the rooms that own them.
 
+mod adapters;
 mod error;
 mod keys;
 mod load;

@@ -201,19 +201,22 @@ section! {
         /// `auto`: the strongest isolation that this machine offers. `required`: a run is refused where own user ids (or user
         /// namespaces) and Landlock are missing.
         pub isolation: Isolation = Isolation::Auto,
-        /// First user id given to runs when the node is root; one for each run at a time. The range of `uid_count` ids must be
-        /// used by nobody else.
-        pub uid_base: u32 = 610_000,
-        /// How many user ids, 1 to 1000000: as many runs at once.
-        pub uid_count: u32 = 10_000,
-        /// Cgroup below which runs get their own, relative to the mount. Where none is writable, limits are rlimits only.
-        pub cgroup: String = "causeway.runs".to_owned(),
+        /// First user id given to runs when the node is root, one for each run at a time. 0: a range that no other node of
+        /// this machine has claimed. Ids of the range must be used by nobody else: runs are ended by their user id.
+        pub uid_base: u32 = 0,
+        /// How many user ids, 1 to 1000000: as many runs at once. Only with `uid_base`.
+        pub uid_count: u32 = 65_536,
+        /// Control group below which runs get their own; it lies outside the node's, so that a service manager that clears the
+        /// node's group leaves runs alone. Where none is writable, limits are rlimits only.
+        pub cgroup: String = "causeway".to_owned(),
         /// Milliseconds between the polite signal and the kill of a cancelled run, 0 to 600000.
         pub cancel_grace_ms: u64 = 5_000,
         /// Bytes kept of each log stream of a run; the rest is dropped and said so. 65536 to 1099511627776.
         pub log_bytes_max: u64 = 64 << 20,
-        /// Folders that runs may read and execute besides their own, for example where interpreters are installed.
-        pub readable: Vec<PathBuf> = ["/usr", "/lib", "/lib64", "/bin", "/etc/alternatives", "/etc/ld.so.cache", "/opt"].map(PathBuf::from).to_vec(),
+        /// Processes and threads of one run at most, 1 to 1000000.
+        pub processes_max: u32 = 4_096,
+        /// Folders that runs may read beyond the system's libraries and programs, for example where models lie.
+        pub readable: Vec<PathBuf> = Vec::new(),
     }
 }
 

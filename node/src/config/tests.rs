@@ -96,6 +96,9 @@ fn the_reference_file_equals_what_config_print_writes() {
     let defaults = ConfigLoader::load_from(&ConfigInput::default()).expect("the defaults are valid");
     let printed = print(&defaults, Detail::Documented);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/node.toml");
+    if std::env::var_os("CAUSEWAY_GOLDEN_WRITE").is_some() {
+        std::fs::write(path, &printed).expect("writes the reference");
+    }
     let file = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(file, printed, "run `causeway config print > configs/node.toml`");
     let back = load(&printed, &[], &[]).expect("what is printed can be read");

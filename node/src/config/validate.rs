@@ -142,6 +142,7 @@ impl Check {
         self.range("negotiation.holds_per_origin_max", negotiation.holds_per_origin_max, 1..=100_000);
         self.range("negotiation.leases_per_origin_max", negotiation.leases_per_origin_max, 1..=1_000_000);
         self.range("negotiation.tasks_open_max", negotiation.tasks_open_max, 1..=10_000_000);
+        self.range("adapters.local.processes_max", adapters.local.processes_max, 1..=1_000_000);
         self.range("adapters.local.uid_count", adapters.local.uid_count, 1..=1_000_000);
         self.range("adapters.local.cancel_grace_ms", adapters.local.cancel_grace_ms, 0..=600_000);
         self.range("adapters.local.log_bytes_max", adapters.local.log_bytes_max, 65_536..=1 << 40);
@@ -177,8 +178,8 @@ impl Check {
         if cgroup.is_empty() || cgroup.split('/').any(|part| part.is_empty() || part == "..") {
             self.refuse("adapters.local.cgroup", "expected a relative path without `..`", None);
         }
-        if adapters.local.uid_base < 1_000 {
-            self.refuse("adapters.local.uid_base", "expected 1000 or more: lower ids belong to the system", None);
+        if (1..1_000).contains(&adapters.local.uid_base) {
+            self.refuse("adapters.local.uid_base", "expected 0, or 1000 or more: lower ids belong to the system", None);
         }
         if adapters.local.uid_base.checked_add(adapters.local.uid_count).is_none() {
             self.refuse("adapters.local.uid_count", "reaches beyond the last user id", None);

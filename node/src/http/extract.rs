@@ -53,14 +53,20 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// A body that is JSON, but not the expected one; names the field where the decoder's words do.
+///
+/// The words are `path: message` or the message alone; a message quotes names with backticks.
 pub fn body_shape_error(cause: &str) -> ApiError {
-    let quoted: Vec<&str> = cause.split('`').skip(1).step_by(2).collect();
-    let field = quoted.first().copied().unwrap_or("");
-    let mut message = cause.to_owned();
-    if cause.starts_with("unknown field") {
-        let known = quoted.iter().skip(1).copied();
-        let nearest = known
-            .map(|name| (strsim::jaro_winkler(field, name), name))
+    let named = cause.split_once(": ").filter(|(path, _)| !path.contains([' ', '`']));
+    let (path, words) = named.map_or(("", cause), |(path, words)| (path, words));
+    let quoted: Vec<&str> = words.split('`').skip(1).step_by(2).collect();
+    let field = if path.is_empty() || path == "." { quoted.first().copied().unwrap_or("") } else { path };
+    let mut message = words.to_owned();
+    if words.starts_with("unknown field") {
+        let unknown = quoted.first().copied().unwrap_or("");
+        let nearest = quoted
+            .iter()
+            .skip(1)
+            .map(|name| (strsim::jaro_winkler(unknown, name), name))
             .filter(|(likeness, _)| *likeness > 0.75)
             .max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, nearest)) = nearest {
@@ -95,12 +101,6 @@ fn query_cause(rejection: &QueryRejection) -> String {
 fn parameter_error(cause: &str) -> ApiError {
     let mut error = body_shape_error(cause);
     error.code = Code::InvalidParameter;
-    if let Some(field) = error.field_errors.first_mut().filter(|field| field.field.is_empty()) {
-        // the decoder says `limit: invalid digit found in string`
-        if let Some((name, _)) = cause.split_once(": ").filter(|(name, _)| !name.contains(' ')) {
-            name.clone_into(&mut field.field);
-        }
-    }
     error
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod fresh;
 mod front;
+pub mod glue;
 mod node_file;
 mod page;
 pub mod ports;

@@ -91,8 +91,8 @@ pub async fn approve(
     Path(named): Path<String>,
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Json<MemberView>, ApiError> {
-    let id = member_id(&state, &named)?;
-    Ok(Json(state.services().members()?.approve(&id).await?))
+    // a region that waits has no member id yet: the service knows it by name
+    Ok(Json(state.services().members()?.approve(&named).await?))
 }
 
 /// Suspends a member.

@@ -1,5 +1,8 @@
 //! The interface as its callers meet it: every route of the document, problems everywhere, key, limits.
 
+mod fakes;
+mod nouns;
+
 use super::*;
 use crate::config::HttpConfig;
 use crate::metrics::Metrics;
@@ -107,7 +110,9 @@ async fn without_a_key_every_operation_but_the_open_ones_is_refused() {
             } else {
                 assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
                 assert_eq!(response.headers()["www-authenticate"], "Bearer");
-                assert_eq!(problem(response).await.code, "unauthenticated");
+                if method != "HEAD" {
+                    assert_eq!(problem(response).await.code, "unauthenticated");
+                }
             }
         }
     }
@@ -120,7 +125,7 @@ async fn malformed_bodies_get_the_same_problem_shape_everywhere() {
     let state = state_with(limits);
     for (method, path, body, _) in operations().into_iter().filter(|(_, _, body, _)| *body) {
         assert!(body);
-        let response = call(&state, request(&method, &path, "{\"broken\"")).await;
+        let response = call(&state, request(&method, &path, "{")).await;
         assert_eq!(problem(response).await.code, "malformed_body", "{method} {path}");
 
         let mut text = request(&method, &path, "{}");
