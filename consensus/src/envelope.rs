@@ -123,6 +123,14 @@ impl Envelope {
         codec::encode(VERSION, self).expect("an envelope has only plain fields")
     }
 
+    /// Reads an envelope without verifying it: whom it claims to be of decides how it must be verified.
+    ///
+    /// # Errors
+    /// [`CodecError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(VERSION, bytes, ENVELOPE_BYTES_MAX)
+    }
+
     /// Reads and verifies an envelope of `expected` kind in `federation`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod config;
 pub mod drivers;
 pub mod http;
 pub mod identity;
+pub mod join;
 pub mod lab;
 pub mod mesh;
 pub mod metrics;

@@ -4,5 +4,7 @@
 //! It leaves the meaning of a member to the registry, and libp2p's form of the transport key to `mesh`.
 
 mod keys;
+mod signer;
 
 pub use keys::{Identity, IdentityError};
+pub use signer::{Signer, SignerError};

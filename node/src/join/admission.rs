@@ -1,0 +1,331 @@
+//! The member's side: makes invitations, answers joiners, gathers approvals, and puts admissions before the registry.
+
+use super::invitation::Token;
+use super::joiner::check_request;
+use super::message::{Answer, Ask};
+use super::{ApproveError, Invitation, InvitationError, InviteError, RosterSeed};
+use crate::identity::Signer;
+use crate::mesh::{JoinHandler, JoinPeer};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consensus::envelope::{Envelope, StatementKind};
+use consensus::registry::command::JoinRequest;
+use consensus::registry::{Admission, Command, Genesis, MemberRecord, Refusal, RegistryReader, Response, Standing};
+use consensus::time::Timestamp;
+use cpi::ids::{ContentDigest, MemberId, RegionName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Joins that may wait for approval here.
+const WAITING_MAX: usize = 256;
+/// Approvals kept for one join.
+const APPROVALS_MAX: usize = 64;
+/// An admission is given this long to commit before the joiner is told to ask again.
+const COMMIT_WAIT: Duration = Duration::from_secs(8);
+/// How long an invitation may be good, in seconds.
+const TTL_S: std::ops::RangeInclusive<u64> = 60..=2_592_000;
+
+/// What the desk needs of the registry.
+#[async_trait]
+pub trait AdmissionRegistry: Send + Sync {
+    /// The replica here.
+    fn reader(&self) -> RegistryReader;
+
+    /// Puts a signed command before the leader and waits until it is applied; an `Err` says why it could not commit.
+    async fn propose(&self, envelope: Vec<u8>, deadline: Duration) -> Result<Response, String>;
+}
+
+/// A join that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingJoin {
+    /// Its region.
+    pub region: RegionName,
+    /// City code.
+    pub city: String,
+    /// ISO 3166 country.
+    pub country: String,
+    /// Enterprise codes that it would be admitted with.
+    pub enterprises: Vec<String>,
+    /// Approvals there are.
+    pub have: u32,
+    /// Approvals needed.
+    pub need: u32,
+}
+
+struct Waiting {
+    token: Token,
+    request: Vec<u8>,
+    body: JoinRequest,
+    signing_key: [u8; 32],
+    /// By approving key.
+    approvals: BTreeMap<[u8; 32], Vec<u8>>,
+}
+
+/// One member's desk for those who want in. What waits here is asked for again by the joiner, so it needs no disk.
+pub struct AdmissionDesk {
+    me: MemberId,
+    genesis: Genesis,
+    signer: Signer,
+    registry: Arc<dyn AdmissionRegistry>,
+    transport_key: [u8; 32],
+    waiting: Mutex<BTreeMap<RegionName, Waiting>>,
+    now: fn() -> Timestamp,
+}
+
+impl AdmissionDesk {
+    /// A desk of member `me`.
+    pub fn new(
+        me: MemberId,
+        genesis: Genesis,
+        transport_key: [u8; 32],
+        signer: Signer,
+        registry: Arc<dyn AdmissionRegistry>,
+        now: fn() -> Timestamp,
+    ) -> Self {
+        Self { me, genesis, signer, registry, transport_key, waiting: Mutex::default(), now }
+    }
+
+    /// Makes an invitation; returns the token and when it expires.
+    ///
+    /// # Errors
+    /// [`InviteError::Invalid`] names the field.
+    pub fn invite(
+        &self,
+        region: Option<&str>,
+        enterprises: &[String],
+        ttl_s: u64,
+        joiner_key: Option<[u8; 32]>,
+    ) -> Result<(String, Timestamp), InviteError> {
+        let invalid = |field, expected: String| InviteError::Invalid { field, expected };
+        if !TTL_S.contains(&ttl_s) {
+            return Err(invalid("ttl_s", format!("{} to {} seconds", TTL_S.start(), TTL_S.end())));
+        }
+        let region = region
+            .map(|region| region.parse::<RegionName>())
+            .transpose()
+            .map_err(|error| invalid("region", error.to_string()))?;
+        if enterprises.len() > consensus::registry::member::ENTERPRISES_MAX {
+            let most = consensus::registry::member::ENTERPRISES_MAX;
+            return Err(invalid("enterprises", format!("at most {most} codes")));
+        }
+        let expires_at = Timestamp((self.now)().0.saturating_add(ttl_s * 1_000));
+        let own = self.registry.reader().member(self.me);
+        let invitation = Invitation {
+            federation: self.signer.federation(),
+            federation_name: self.genesis.name.clone(),
+            inviter: self.me,
+            inviter_transport_key: self.transport_key,
+            inviter_addresses: own.map(|own| own.addresses).unwrap_or_default(),
+            joiner_key,
+            region,
+            enterprises: enterprises.to_vec(),
+            expires_at,
+            nonce: rand::random(),
+        };
+        let envelope = self.signer.seal(StatementKind::Invitation, invitation.to_bytes());
+        Ok((Token::text(&envelope), expires_at))
+    }
+
+    /// Joins that wait for approval here.
+    pub fn pending(&self) -> Vec<PendingJoin> {
+        let need = self.approvals_needed();
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting
+            .iter()
+            .map(|(region, waiting)| PendingJoin {
+                region: region.clone(),
+                city: waiting.body.place.city.clone(),
+                country: waiting.body.place.country.clone(),
+                enterprises: waiting.token.invitation.enterprises.clone(),
+                have: count(waiting, None),
+                need,
+            })
+            .collect()
+    }
+
+    /// Approves the join of `region` for this member, and admits it if that was the last approval needed.
+    ///
+    /// # Errors
+    /// [`ApproveError`].
+    pub async fn approve(&self, region: &str) -> Result<Option<MemberRecord>, ApproveError> {
+        let not_waiting = || ApproveError::NotWaiting { region: region.to_owned() };
+        let name: RegionName = region.parse().map_err(|_| not_waiting())?;
+        let digest = {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            ContentDigest::of(&waiting.get(&name).ok_or_else(not_waiting)?.request).0
+        };
+        let approval = self.signer.seal(StatementKind::Approval, digest.to_vec());
+        self.add_approval(&name, &approval);
+        match self.try_admit(&name).await {
+            Some(Answer::Admitted { member, .. }) => Ok(self.registry.reader().member(member)),
+            Some(Answer::Waiting { .. }) | None => Ok(None),
+            Some(Answer::Refused { reason } | Answer::Unavailable { reason }) => Err(ApproveError::Registry(reason)),
+        }
+    }
+
+    /// Adds another member's approval of a join that waits here. Returns whether it counts.
+    pub fn add_approval(&self, region: &RegionName, approval: &Envelope) -> bool {
+        let by = self.registry.reader().member_of_key(&approval.key);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = waiting.get_mut(region) else { return false };
+        let counts = by.is_some_and(|by| by.standing == Standing::Active)
+            && approval.verify(StatementKind::Approval, &self.signer.federation()).is_ok()
+            && approval.body == ContentDigest::of(&waiting.request).0
+            && waiting.approvals.len() < APPROVALS_MAX;
+        if counts {
+            waiting.approvals.insert(approval.key, approval.to_bytes());
+        }
+        counts
+    }
+
+    fn approvals_needed(&self) -> u32 {
+        let reader = self.registry.reader();
+        let active = reader.members().iter().filter(|member| member.standing == Standing::Active).count();
+        reader.policy().admission_approvals.min(u32::try_from(active).unwrap_or(u32::MAX)).max(1)
+    }
+
+    /// Answers one question of a joiner.
+    async fn answer(&self, peer: &JoinPeer, ask: Ask) -> Answer {
+        let refused = |error: InvitationError| Answer::Refused { reason: error.to_string() };
+        let token = match Token::open(ask.invitation) {
+            Ok(token) => token,
+            Err(error) => return refused(error),
+        };
+        let (body, signing_key) = match check_request(&ask.request, &token, &peer.transport_key) {
+            Ok(checked) => checked,
+            Err(error) => return refused(error),
+        };
+        // Asked again after the admission: the same answer, even when the invitation is over by now.
+        if let Some(answer) = self.admitted(&signing_key, &peer.transport_key) {
+            return answer;
+        }
+        if let Err(error) = self.check_token(&token, &body, &peer.transport_key) {
+            return refused(error);
+        }
+        let region = body.place.region.clone();
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = waiting.get(&region).is_some_and(|known| known.request == ask.request);
+            if !same {
+                if waiting.len() >= WAITING_MAX {
+                    return Answer::Unavailable { reason: "too many joins wait for approval".into() };
+                }
+                let fresh =
+                    Waiting { token, request: ask.request, body, signing_key, approvals: BTreeMap::new() };
+                waiting.insert(region.clone(), fresh);
+            }
+        }
+        let gone = || Answer::Unavailable { reason: "the request was replaced by another one meanwhile".into() };
+        self.try_admit(&region).await.unwrap_or_else(gone)
+    }
+
+    fn check_token(&self, token: &Token, body: &JoinRequest, transport_key: &[u8; 32]) -> Result<(), InvitationError> {
+        if token.invitation.federation != self.signer.federation() {
+            return Err(InvitationError::Federation);
+        }
+        let inviter = self.registry.reader().member_of_key(&token.signing_key);
+        if !inviter.is_some_and(|by| by.standing == Standing::Active && by.member == token.invitation.inviter) {
+            return Err(InvitationError::Inviter);
+        }
+        token.check((self.now)(), &body.place.region, transport_key)
+    }
+
+    /// The answer to a joiner that is a member already.
+    fn admitted(&self, signing_key: &[u8; 32], transport_key: &[u8; 32]) -> Option<Answer> {
+        let reader = self.registry.reader();
+        let record = reader.member_of_key(signing_key)?;
+        if !record.transport_keys.iter().any(|span| span.key == *transport_key) {
+            return None;
+        }
+        if record.standing == Standing::Expelled {
+            return Some(Answer::Refused { reason: format!("member {} was expelled", record.member) });
+        }
+        Some(Answer::Admitted {
+            member: record.member,
+            raft_id: record.raft_id,
+            epoch: self.signer.federation().epoch,
+            genesis: Box::new(self.genesis.clone()),
+            roster: reader.members().iter().filter_map(RosterSeed::of).collect(),
+        })
+    }
+
+    /// Puts a waiting join before the registry if it has its approvals; `None` if none of that region waits.
+    async fn try_admit(&self, region: &RegionName) -> Option<Answer> {
+        let need = self.approvals_needed();
+        let (admission, keys) = {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = waiting.get(region)?;
+            let own = self.signer.public_key();
+            // The invitation is the inviter's approval. Without it the desk proposes, but does not approve by itself.
+            let approving = if waiting.token.signing_key == own { Some(own) } else { None };
+            let have = count(waiting, approving);
+            if have < need {
+                return Some(Answer::Waiting { have, need });
+            }
+            (waiting.admission(), (waiting.signing_key, waiting.body.transport_key))
+        };
+        let nonce = admission.invitation_nonce;
+        let command = Command::Admit(Box::new(admission));
+        let envelope = match self.signer.seal_command(command.to_bytes()) {
+            Ok(envelope) => envelope.to_bytes(),
+            Err(error) => return Some(Answer::Unavailable { reason: error.to_string() }),
+        };
+        let outcome = self.registry.propose(envelope, COMMIT_WAIT).await;
+        // Whatever this attempt came to: an earlier one may have been committed.
+        if let Some(answer) = self.admitted(&keys.0, &keys.1) {
+            self.forget(region, nonce);
+            return Some(answer);
+        }
+        Some(match outcome {
+            Ok(Response::Refused(Refusal::NeedsApprovals { have, need })) => Answer::Waiting { have, need },
+            Ok(Response::Refused(refusal)) => {
+                self.forget(region, nonce);
+                Answer::Refused { reason: refusal.to_string() }
+            }
+            Ok(_) => Answer::Unavailable { reason: "admitted; the replica here is about to see it".into() },
+            Err(reason) => Answer::Unavailable { reason },
+        })
+    }
+
+    fn forget(&self, region: &RegionName, nonce: [u8; 16]) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.get(region).is_some_and(|waiting| waiting.body.invitation_nonce == nonce) {
+            waiting.remove(region);
+        }
+    }
+}
+
+impl Waiting {
+    fn admission(&self) -> Admission {
+        Admission {
+            invitation_nonce: self.body.invitation_nonce,
+            place: self.body.place.clone(),
+            transport_key: self.body.transport_key,
+            signing_key: self.signing_key,
+            addresses: self.body.addresses.clone(),
+            enterprises: self.token.invitation.enterprises.clone(),
+            request: self.request.clone(),
+            approvals: self.approvals.values().cloned().collect(),
+        }
+    }
+}
+
+/// How many members approve: those who said so, and `inviting`.
+fn count(waiting: &Waiting, inviting: Option<[u8; 32]>) -> u32 {
+    let keys: BTreeSet<[u8; 32]> = waiting.approvals.keys().copied().chain(inviting).collect();
+    u32::try_from(keys.len()).unwrap_or(u32::MAX)
+}
+
+#[async_trait]
+impl JoinHandler for AdmissionDesk {
+    async fn on_join(&self, peer: JoinPeer, frame: Bytes) -> Result<Bytes, String> {
+        let ask = Ask::from_bytes(&frame).map_err(|error| error.to_string())?;
+        let answer = self.answer(&peer, ask).await;
+        if let Answer::Refused { reason } = &answer {
+            let key = crate::mesh::peer_name(&peer.transport_key).unwrap_or_default();
+            tracing::warn!(peer = %key, reason, "a join was refused");
+        }
+        Ok(answer.to_bytes().into())
+    }
+}

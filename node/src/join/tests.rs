@@ -1,0 +1,1 @@
+//! Stories of founding, inviting and joining.
