@@ -105,12 +105,11 @@ section! {
         pub redial_ms_min: u64 = 200,
         /// Longest pause in milliseconds between two attempts to dial a lost peer, 1000 to 600000.
         pub redial_ms_max: u64 = 10_000,
-        /// Milliseconds that a request to a peer may take where the caller names no deadline, 100 to 120000.
-        pub request_timeout_ms: u64 = 5_000,
+        /// Milliseconds without a sign of life after which a connection counts as broken, 1000 to 60000. Several round trips at
+        /// least; of two peers the smaller value holds.
+        pub idle_timeout_ms: u64 = 5_000,
         /// Frames queued for one peer and class, 16 to 1000000. A full queue answers `busy`; nothing waits for a slow peer.
-        pub queue_frames_max: usize = 4_096,
-        /// Bytes a second that bulk transfers with one peer may take, 0 for no bound.
-        pub bulk_bytes_per_second_max: u64 = 0,
+        pub queue_frames_max: usize = 16_384,
     }
 }
 

@@ -122,7 +122,7 @@ impl Check {
         self.range("mesh.ping_interval_ms", mesh.ping_interval_ms, 200..=60_000);
         self.range("mesh.redial_ms_min", mesh.redial_ms_min, 50..=60_000);
         self.range("mesh.redial_ms_max", mesh.redial_ms_max, 1_000..=600_000);
-        self.range("mesh.request_timeout_ms", mesh.request_timeout_ms, 100..=120_000);
+        self.range("mesh.idle_timeout_ms", mesh.idle_timeout_ms, 1_000..=60_000);
         self.range("mesh.queue_frames_max", mesh.queue_frames_max, 16..=1_000_000);
         self.range("registry.heartbeat_ms_min", registry.heartbeat_ms_min, 20..=5_000);
         self.range("registry.election_ms_min", registry.election_ms_min, 60..=60_000);

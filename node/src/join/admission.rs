@@ -144,6 +144,12 @@ impl AdmissionDesk {
             .collect()
     }
 
+    /// The signed request of a region that waits here: what other members approve.
+    pub fn waiting_request(&self, region: &RegionName) -> Option<Vec<u8>> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(region).map(|waiting| waiting.request.clone())
+    }
+
     /// Approves the join of `region` for this member, and admits it if that was the last approval needed.
     ///
     /// # Errors
@@ -211,8 +217,8 @@ impl AdmissionDesk {
                 if waiting.len() >= WAITING_MAX {
                     return Answer::Unavailable { reason: "too many joins wait for approval".into() };
                 }
-                let fresh =
-                    Waiting { token, request: ask.request, body, signing_key, approvals: BTreeMap::new() };
+                // The invitation is the inviter's approval.
+                let fresh = Waiting { token, request: ask.request, body, signing_key, approvals: BTreeMap::new() };
                 waiting.insert(region.clone(), fresh);
             }
         }

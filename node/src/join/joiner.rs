@@ -70,8 +70,7 @@ pub async fn join(
         Err(MembershipError::Missing { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    std::fs::create_dir_all(data_dir)
-        .map_err(|source| MembershipError::Io { path: data_dir.to_owned(), source })?;
+    std::fs::create_dir_all(data_dir).map_err(|source| MembershipError::Io { path: data_dir.to_owned(), source })?;
     let identity = Identity::load_or_create(&data_dir.join("keys"))?;
     token.check(joiner.now, &joiner.place.region, &identity.transport_key())?;
     let request = request(&identity, invitation.federation, invitation.nonce, joiner);

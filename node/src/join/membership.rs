@@ -134,7 +134,12 @@ impl Membership {
         }
         let roster = written.roster.into_iter().map(|seed| {
             let keys = seed.transport_keys.iter().map(|key| key_from_hex(key)).collect::<Option<Vec<_>>>()?;
-            Some(RosterSeed { member: seed.member, region: seed.region, transport_keys: keys, addresses: seed.addresses })
+            Some(RosterSeed {
+                member: seed.member,
+                region: seed.region,
+                transport_keys: keys,
+                addresses: seed.addresses,
+            })
         });
         Ok(Self {
             member: written.member,

@@ -25,13 +25,7 @@ pub(super) struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// It is in.
-    Admitted {
-        member: MemberId,
-        raft_id: u64,
-        epoch: u64,
-        genesis: Box<Genesis>,
-        roster: Vec<RosterSeed>,
-    },
+    Admitted { member: MemberId, raft_id: u64, epoch: u64, genesis: Box<Genesis>, roster: Vec<RosterSeed> },
     /// More members must approve.
     Waiting { have: u32, need: u32 },
     /// The registry cannot commit just now.

@@ -57,15 +57,14 @@ pub(super) fn build(
     roster: &Arc<ArcSwap<Roster>>,
 ) -> Result<Swarm, StartMeshError> {
     let key = keypair(seed)?;
-    let idle = Duration::from_millis(settings.idle_timeout_ms.clamp(1_000, 60_000));
-    let ping_interval = Duration::from_millis(settings.ping_interval_ms.clamp(200, 60_000));
+    let idle = settings.idle_timeout;
     let members = Members {
         identify: identify::Behaviour::new(
             identify::Config::new("/causeway/1.0.0".into(), key.public())
                 .with_agent_version(concat!("causeway/", env!("CARGO_PKG_VERSION")).into())
                 .with_cache_size(0),
         ),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(ping_interval).with_timeout(idle)),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(settings.ping_interval).with_timeout(idle)),
         gossip: gossip::behaviour(&key).map_err(StartMeshError::Transport)?,
         streams: libp2p_stream::Behaviour::new(),
     };

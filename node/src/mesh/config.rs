@@ -1,39 +1,53 @@
-//! The mesh's section of the node's configuration, and what a mesh is started with.
+//! What a mesh is started with, and how the node's configuration says it.
 
+use super::StartMeshError;
+use crate::config;
 use consensus::envelope::Federation;
 use cpi::ids::{MemberId, RegionName};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// `[mesh]` of the node's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// The node's `[mesh]` section in the mesh's own terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshSettings {
-    /// Addresses to listen on, as multiaddrs: `/ip4/../udp/../quic-v1` for QUIC, `/ip4/../tcp/..` for TCP with Noise and
-    /// Yamux. Port 0 takes a free one. Default: QUIC and TCP on 127.0.0.1:7400. All traffic is authenticated and encrypted.
+    /// Addresses to listen on, as multiaddrs.
     pub listen: Vec<String>,
-    /// Addresses that other members should dial, when they differ from `listen` (NAT, port forwarding). `/dns4/NAME/..` is
-    /// allowed. Empty (the default): the addresses listened on.
-    pub advertise: Vec<String>,
-    /// By region: dial this address instead of the one the registry names. For relays and for crossing NATs.
+    /// By region: dial this address instead of those that the registry names.
     pub dial_map: BTreeMap<RegionName, String>,
-    /// Milliseconds between two pings of one peer, 200 to 60,000. Default 2,000. Smaller: fresher round trips for ranking
-    /// and for Raft's timers, more wake-ups.
-    pub ping_interval_ms: u64,
-    /// Milliseconds without a sign of life after which a connection counts as broken, 1,000 to 60,000. Default 5,000. Must be
-    /// several round trips; the peer's own value counts too (the smaller holds).
-    pub idle_timeout_ms: u64,
+    /// Between two pings of one peer.
+    pub ping_interval: Duration,
+    /// Without a sign of life for so long, a connection is broken.
+    pub idle_timeout: Duration,
+    /// Between two dials of a peer, from and to.
+    pub redial: (Duration, Duration),
+    /// Frames that may wait for one peer and class; a class may allow fewer.
+    pub queue_frames_max: usize,
 }
 
 impl Default for MeshSettings {
     fn default() -> Self {
-        Self {
-            listen: vec!["/ip4/127.0.0.1/udp/7400/quic-v1".into(), "/ip4/127.0.0.1/tcp/7400".into()],
-            advertise: Vec::new(),
-            dial_map: BTreeMap::new(),
-            ping_interval_ms: 2_000,
-            idle_timeout_ms: 5_000,
+        Self::try_from(&config::MeshConfig::default()).expect("the defaults are valid")
+    }
+}
+
+impl TryFrom<&config::MeshConfig> for MeshSettings {
+    type Error = StartMeshError;
+
+    fn try_from(section: &config::MeshConfig) -> Result<Self, StartMeshError> {
+        let mut dial_map = BTreeMap::new();
+        for (region, address) in &section.dial_map {
+            let named = region.parse::<RegionName>();
+            let region = named.map_err(|_| StartMeshError::Address { key: "mesh.dial_map", text: region.clone() })?;
+            dial_map.insert(region, address.clone());
         }
+        Ok(Self {
+            listen: section.listen.clone(),
+            dial_map,
+            ping_interval: Duration::from_millis(section.ping_interval_ms),
+            idle_timeout: Duration::from_millis(section.idle_timeout_ms),
+            redial: (Duration::from_millis(section.redial_ms_min), Duration::from_millis(section.redial_ms_max)),
+            queue_frames_max: section.queue_frames_max,
+        })
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) struct Core {
     pub commands: mpsc::UnboundedSender<Command>,
     pub publishes: mpsc::Sender<(Topic, Bytes)>,
     pub events: broadcast::Sender<PeerEvent>,
+    pub queue_frames_max: usize,
     pub stats: Stats,
     pub listening: Mutex<Vec<Multiaddr>>,
     pub stop: CancellationToken,

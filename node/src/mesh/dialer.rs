@@ -8,8 +8,6 @@ use libp2p::{Multiaddr, PeerId};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-/// Between two dials of a peer: from, to.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long the larger member id lets the smaller one dial first.
 const YIELD: Duration = Duration::from_millis(300);
 
@@ -20,18 +18,20 @@ struct Dial {
 
 pub(super) struct Dialer {
     dial_map: BTreeMap<RegionName, Multiaddr>,
+    /// Between two dials of a peer: from, to.
+    redial: (Duration, Duration),
     waiting: HashMap<PeerId, Dial>,
 }
 
 impl Dialer {
-    pub fn new(dial_map: BTreeMap<RegionName, Multiaddr>) -> Self {
-        Self { dial_map, waiting: HashMap::new() }
+    pub fn new(dial_map: BTreeMap<RegionName, Multiaddr>, redial: (Duration, Duration)) -> Self {
+        Self { dial_map, redial, waiting: HashMap::new() }
     }
 
     /// Has `peer` dialled soon, unless it is going to be already.
     pub fn add(&mut self, peer: PeerId, first: bool) {
         let delay = if first { Duration::ZERO } else { YIELD };
-        self.waiting.entry(peer).or_insert(Dial { at: Instant::now() + delay, backoff: BACKOFF.0 });
+        self.waiting.entry(peer).or_insert(Dial { at: Instant::now() + delay, backoff: self.redial.0 });
     }
 
     /// A connection stands.
@@ -55,7 +55,7 @@ impl Dialer {
             if dial.at <= now {
                 due.push(*peer);
                 dial.at = now + dial.backoff.mul_f64(1.0 + rand::random::<f64>() / 2.0);
-                dial.backoff = (dial.backoff * 2).min(BACKOFF.1);
+                dial.backoff = (dial.backoff * 2).min(self.redial.1);
             }
         }
         due

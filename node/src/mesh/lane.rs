@@ -146,7 +146,7 @@ impl LaneTask {
         connected: watch::Receiver<bool>,
         cancel: CancellationToken,
     ) -> (Lane, Self) {
-        let (sender, queue) = mpsc::channel(class.limits().queue_frames_max);
+        let (sender, queue) = mpsc::channel(class.limits().queue_frames_max.min(core.queue_frames_max));
         let shared = Arc::new(LaneShared::default());
         let lane = Lane { member, class, queue: sender, shared: Arc::clone(&shared) };
         (lane, Self { core: Arc::clone(core), member, peer, class, connected, cancel, queue, shared })

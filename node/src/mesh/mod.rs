@@ -98,6 +98,7 @@ impl Mesh {
             commands,
             publishes,
             events: broadcast::channel(EVENTS_MAX).0,
+            queue_frames_max: config.settings.queue_frames_max,
             stats: stats::Stats::default(),
             listening: Mutex::new(listening),
             stop: CancellationToken::new(),
@@ -119,7 +120,7 @@ impl Mesh {
             commands: commands_in,
             publishes: publishes_in,
             judging,
-            dialer: dialer::Dialer::new(dial_map),
+            dialer: dialer::Dialer::new(dial_map, config.settings.redial),
             connections: connections::Connections::default(),
             penalties: HashMap::new(),
         };

@@ -134,7 +134,7 @@ async fn try_start_at(member: u64, listen: &[&str], federation: Federation) -> R
         Handlers { frames: served, bulk: Some(recorder.clone()), gossip: Some(recorder.clone()), join: Some(recorder) };
     let settings = MeshSettings {
         listen: listen.iter().map(ToString::to_string).collect(),
-        ping_interval_ms: 200,
+        ping_interval: Duration::from_millis(200),
         ..MeshSettings::default()
     };
     let config = MeshConfig { me: MemberId(member), federation, settings };
