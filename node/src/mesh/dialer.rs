@@ -50,12 +50,12 @@ impl Dialer {
     /// Peers to dial now. Each comes again after its back-off, until [`Self::done`].
     pub fn take_due(&mut self) -> Vec<PeerId> {
         let now = Instant::now();
-        let mut due = Vec::new();
+        let (mut due, longest) = (Vec::new(), self.redial.1);
         for (peer, dial) in &mut self.waiting {
             if dial.at <= now {
                 due.push(*peer);
                 dial.at = now + dial.backoff.mul_f64(1.0 + rand::random::<f64>() / 2.0);
-                dial.backoff = (dial.backoff * 2).min(self.redial.1);
+                dial.backoff = (dial.backoff * 2).min(longest);
             }
         }
         due
