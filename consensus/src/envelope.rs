@@ -141,17 +141,29 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// Reads an envelope whose very bytes were verified before on this node; checks everything but the signature.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn read(bytes: &[u8], expected: StatementKind, federation: &Federation) -> Result<Self, OpenError> {
+        let envelope: Self = codec::decode(VERSION, bytes, ENVELOPE_BYTES_MAX)?;
+        envelope.belongs(expected, federation)?;
+        Ok(envelope)
+    }
+
+    fn belongs(&self, expected: StatementKind, federation: &Federation) -> Result<(), OpenError> {
+        if self.kind != expected {
+            return Err(OpenError::Kind { found: self.kind, expected });
+        }
+        if self.federation == *federation { Ok(()) } else { Err(OpenError::Federation) }
+    }
+
     /// Verifies an envelope that was read already.
     ///
     /// # Errors
     /// [`OpenError`] except `Codec`.
     pub fn verify(&self, expected: StatementKind, federation: &Federation) -> Result<(), OpenError> {
-        if self.kind != expected {
-            return Err(OpenError::Kind { found: self.kind, expected });
-        }
-        if self.federation != *federation {
-            return Err(OpenError::Federation);
-        }
+        self.belongs(expected, federation)?;
         let key = VerifyingKey::from_bytes(&self.key).map_err(|_| OpenError::Key)?;
         let signature = Signature::from_slice(&self.signature).map_err(|_| OpenError::Signature)?;
         key.verify_strict(&signed_bytes(self.kind, &self.federation, self.sequence, &self.body), &signature)

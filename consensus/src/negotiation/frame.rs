@@ -64,11 +64,7 @@ impl StatementBatch {
 }
 
 /// Packs messages to `to` into as few frames as fit; `seal` signs a [`StatementBatch`] and returns the envelope's bytes.
-pub fn seal_frames(
-    to: MemberId,
-    messages: &[Message],
-    mut seal: impl FnMut(Vec<u8>) -> Vec<u8>,
-) -> Vec<Vec<u8>> {
+pub fn seal_frames(to: MemberId, messages: &[Message], mut seal: impl FnMut(Vec<u8>) -> Vec<u8>) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     let mut frame = Frame { messages: Vec::new(), envelope: None };
     let mut leaves = Vec::new();

@@ -216,6 +216,21 @@ pub enum StatementError {
     /// The body is no command.
     #[error("the signed body is not a registry command")]
     Command(#[source] CodecError),
+    /// The bytes are no log entry of this release.
+    #[error("the bytes are not a log entry that this release knows")]
+    Entry(#[source] CodecError),
+}
+
+impl StatementError {
+    /// Whether every release that reads the entry refuses it alike; otherwise a replica must halt.
+    pub fn is_a_refusal(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Command(error) | Self::Entry(error) => {
+                matches!(error, CodecError::TooLarge { .. } | CodecError::Empty | CodecError::Trailing { .. })
+            }
+        }
+    }
 }
 
 impl Statement {
@@ -224,9 +239,13 @@ impl Statement {
     /// # Errors
     /// [`StatementError`].
     pub fn open(envelope: Vec<u8>, federation: &Federation) -> Result<Self, StatementError> {
-        let opened = Envelope::open(&envelope, StatementKind::RegistryCommand, federation)?;
-        let command = Command::from_bytes(&opened.body).map_err(StatementError::Command)?;
         let digest = cpi::ids::ContentDigest::of(&envelope).0;
+        let opened = Envelope::open(&envelope, StatementKind::RegistryCommand, federation)?;
+        Self::of(opened, digest, envelope)
+    }
+
+    fn of(opened: Envelope, digest: [u8; 32], envelope: Vec<u8>) -> Result<Self, StatementError> {
+        let command = Command::from_bytes(&opened.body).map_err(StatementError::Command)?;
         Ok(Self { key: opened.key, sequence: opened.sequence, command, digest, envelope })
     }
 }
@@ -269,13 +288,31 @@ impl Entry {
     /// Reads a log entry and verifies its signature.
     ///
     /// # Errors
-    /// [`StatementError`]: a replica that meets one halts, since it was checked before it was proposed.
+    /// [`StatementError`].
     pub fn open(bytes: &[u8], federation: &Federation) -> Result<Self, StatementError> {
-        let stored = codec::decode(VERSION, bytes, COMMAND_BYTES_MAX + 4096).map_err(StatementError::Command)?;
+        Self::open_known(bytes, federation, |_| false)
+    }
+
+    /// As [`Entry::open`], without verifying envelopes that `is_known` to hold by their digest.
+    ///
+    /// # Errors
+    /// [`StatementError`].
+    pub fn open_known(
+        bytes: &[u8],
+        federation: &Federation,
+        is_known: impl FnOnce(&[u8; 32]) -> bool,
+    ) -> Result<Self, StatementError> {
+        let stored = codec::decode(VERSION, bytes, COMMAND_BYTES_MAX + 4096).map_err(StatementError::Entry)?;
         Ok(match stored {
             StoredEntry::Genesis { stamp, genesis } => Self { stamp, body: EntryBody::Genesis(Box::new(genesis)) },
             StoredEntry::Statement { stamp, envelope } => {
-                Self { stamp, body: EntryBody::Statement(Box::new(Statement::open(envelope, federation)?)) }
+                let digest = cpi::ids::ContentDigest::of(&envelope).0;
+                let opened = if is_known(&digest) {
+                    Envelope::read(&envelope, StatementKind::RegistryCommand, federation)?
+                } else {
+                    Envelope::open(&envelope, StatementKind::RegistryCommand, federation)?
+                };
+                Self { stamp, body: EntryBody::Statement(Box::new(Statement::of(opened, digest, envelope)?)) }
             }
         })
     }
