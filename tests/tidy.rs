@@ -82,10 +82,8 @@ impl Source {
 
 fn sources() -> Vec<Source> {
     let root = root();
-    let mut folders: Vec<PathBuf> = ARROWS
-        .iter()
-        .map(|(name, _)| root.join(if *name == "e2e" { "tests" } else { name }))
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        ARROWS.iter().map(|(name, _)| root.join(if *name == "e2e" { "tests" } else { name })).collect();
     let mut out = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder of sources").flatten() {
@@ -194,7 +192,8 @@ fn no_file_outgrows_its_room() {
     for source in sources() {
         let lines = source.text.lines().count();
         if lines > LINES_MAX {
-            problems.push(format!("{} has {lines} lines, more than {LINES_MAX}: a second noun wants a file", source.path));
+            problems
+                .push(format!("{} has {lines} lines, more than {LINES_MAX}: a second noun wants a file", source.path));
         }
     }
     fail_on(problems);

@@ -1,1 +1,3 @@
-//! stub
+//! What the end-to-end tests, the fuzz driver and the load generators share.
+
+pub mod fuzz;
