@@ -5,7 +5,7 @@ use super::config::LocalConfig;
 use super::folder::{self, Control, Notice, NoticeState, RunFolder, RunRecord};
 use super::group::Controllers;
 use super::launcher::Launcher;
-use super::pids::RunPids;
+use super::pids::{Descent, RunPids};
 use super::supervisor::LaunchHello;
 use super::uids::{self, UidPool};
 use crate::contract::{
@@ -252,7 +252,8 @@ impl Inner {
         }
         // after a reboot the user id may belong to a run of today, and nothing of this one is left
         if record.boot_id == clock::boot_id() {
-            RunPids { group: group.as_ref(), uid: record.uid, supervisor: 0 }.kill_all();
+            let descent = Descent::Marked(&record.request.key);
+            RunPids { group: group.as_ref(), uid: record.uid, descent }.kill_all();
             if let Some(group) = &group {
                 group.delete();
             }

@@ -1,6 +1,7 @@
 //! Everything that a run started: found by its control group, else by its user id, else by descent; ended for good.
 
 use super::group::RunGroup;
+use crate::contract::RunKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -12,8 +13,16 @@ const KILL_ROUNDS: usize = 50;
 pub(crate) struct RunPids<'a> {
     pub group: Option<&'a RunGroup>,
     pub uid: Option<u32>,
-    /// The supervisor, a subreaper: what descends from it belongs to the run. 0 for none.
-    pub supervisor: i32,
+    /// Where neither is had.
+    pub descent: Descent<'a>,
+}
+
+/// How a run's processes are found by what they are.
+pub(crate) enum Descent<'a> {
+    /// They descend from this supervisor, a subreaper.
+    Of(i32),
+    /// It is dead: they carry the run's mark in the environment they were started with, unless they took it off.
+    Marked(&'a RunKey),
 }
 
 impl RunPids<'_> {
@@ -25,7 +34,10 @@ impl RunPids<'_> {
         if let Some(uid) = self.uid {
             return by_uid(uid);
         }
-        descendants(self.supervisor)
+        match self.descent {
+            Descent::Of(supervisor) => descendants(supervisor),
+            Descent::Marked(key) => marked(key),
+        }
     }
 
     /// Sends `signal` to each process once.
@@ -95,9 +107,6 @@ fn by_uid(uid: u32) -> Vec<i32> {
 }
 
 fn descendants(of: i32) -> Vec<i32> {
-    if of == 0 {
-        return Vec::new();
-    }
     let parents: BTreeMap<i32, i32> = stats().map(|(_, stat)| (stat.pid, stat.ppid)).collect();
     let descends = |pid: &i32| {
         let mut at = *pid;
@@ -111,4 +120,17 @@ fn descendants(of: i32) -> Vec<i32> {
         false
     };
     parents.keys().copied().filter(descends).collect()
+}
+
+fn marked(key: &RunKey) -> Vec<i32> {
+    let (task, fence) = (key.task.to_string(), key.fence.to_string());
+    let carries = |process: &procfs::process::Process, name: &str, wanted: &str| {
+        process
+            .environ()
+            .is_ok_and(|environ| environ.get(std::ffi::OsStr::new(name)).is_some_and(|value| value == wanted))
+    };
+    stats()
+        .filter(|(process, _)| carries(process, "CAUSEWAY_TASK", &task) && carries(process, "CAUSEWAY_FENCE", &fence))
+        .map(|(_, stat)| stat.pid)
+        .collect()
 }

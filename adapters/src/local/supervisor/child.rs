@@ -76,11 +76,15 @@ fn prepare_and_exec(child: Child<'_>) -> Result<std::convert::Infallible, ChildE
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     limit_resources(&child)?;
     let here = child.sandbox.enter_view(child.work, child.tmp).step("own view of the file system")?;
-    let tmp = if here == child.work { child.tmp.to_owned() } else { PathBuf::from("/tmp") };
-    unistd::chdir(&here).step("the run's folder")?;
-    if child.uid.is_none() {
-        sandbox::enter_user_namespace();
+    // before the run's folder is entered: a new view may replace what the path leads to
+    let namespace = child.uid.is_none().then(|| sandbox::enter_user_namespace(child.work, child.tmp)).flatten();
+    // counted per user id and user namespace, so it can only be used where the run has one of them to itself
+    if child.uid.is_some() || namespace.is_some() {
+        set_limit(Resource::RLIMIT_NPROC, u64::from(child.processes_max), "limit of processes")?;
     }
+    let own_tmp = here != child.work || namespace.is_some_and(|namespace| namespace.own_tmp);
+    let tmp = if own_tmp { PathBuf::from("/tmp") } else { child.tmp.to_owned() };
+    unistd::chdir(&here).step("the run's folder")?;
     prctl::set_no_new_privs().step("no new privileges")?;
     child.sandbox.close(&[&here, &tmp]).step("Landlock")?;
     if let Some(uid) = child.uid {
@@ -101,21 +105,18 @@ fn prepare_and_exec(child: Child<'_>) -> Result<std::convert::Infallible, ChildE
 }
 
 fn limit_resources(child: &Child<'_>) -> Result<(), ChildError> {
-    let set = |resource, value: u64, what| {
-        let (_, hard) = getrlimit(resource).step(what)?;
-        let value = rlim_t::min(value, hard);
-        setrlimit(resource, value, value).step(what)
-    };
-    set(Resource::RLIMIT_CORE, 0, "limit of core files")?;
+    set_limit(Resource::RLIMIT_CORE, 0, "limit of core files")?;
     // one file cannot be larger than all of the scratch storage
     if child.request.need.storage_bytes > 0 {
-        set(Resource::RLIMIT_FSIZE, child.request.need.storage_bytes, "limit of file sizes")?;
-    }
-    // counted per user id, so it can only be used where the run has one of its own
-    if child.uid.is_some() {
-        set(Resource::RLIMIT_NPROC, u64::from(child.processes_max), "limit of processes")?;
+        set_limit(Resource::RLIMIT_FSIZE, child.request.need.storage_bytes, "limit of file sizes")?;
     }
     Ok(())
+}
+
+fn set_limit(resource: Resource, value: u64, what: &str) -> Result<(), ChildError> {
+    let (_, hard) = getrlimit(resource).step(what)?;
+    let value = rlim_t::min(value, hard);
+    setrlimit(resource, value, value).step(what)
 }
 
 fn environment(request: &RunRequest, work: &Path, tmp: &Path) -> BTreeMap<String, String> {

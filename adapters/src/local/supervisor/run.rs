@@ -7,7 +7,7 @@ use crate::contract::{RunEnd, Usage};
 use crate::local::clock;
 use crate::local::folder::{self, Control, Notice, NoticeState, RunFolder, RunRecord, SupervisorId};
 use crate::local::group::RunGroup;
-use crate::local::pids::RunPids;
+use crate::local::pids::{Descent, RunPids};
 use cpi::reason::{Reason, ReasonCode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -302,7 +302,11 @@ impl<'a> Supervision<'a> {
     }
 
     fn pids(&self) -> RunPids<'_> {
-        RunPids { group: self.group.as_ref(), uid: self.record.uid, supervisor: nix::unistd::getpid().as_raw() }
+        RunPids {
+            group: self.group.as_ref(),
+            uid: self.record.uid,
+            descent: Descent::Of(nix::unistd::getpid().as_raw()),
+        }
     }
 
     fn freeze(&mut self) {

@@ -222,13 +222,27 @@ fn can_unshare() -> bool {
     }
 }
 
+/// What a user namespace brought.
+pub(super) struct UserNamespace {
+    pub own_tmp: bool,
+}
+
 /// Puts a process that is not root into a user namespace of its own, where it may neither trace nor signal the node by a
-/// right of its user id. Where the kernel forbids it, Landlock's scopes remain.
-pub(super) fn enter_user_namespace() {
+/// right of its user id, and gives it a `/tmp` of its own there. Where the kernel forbids it, Landlock's scopes remain.
+pub(super) fn enter_user_namespace(work: &Path, tmp: &Path) -> Option<UserNamespace> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    if unshare(CloneFlags::CLONE_NEWUSER).is_ok() {
-        let _ = std::fs::write("/proc/self/setgroups", "deny");
-        let _ = std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"));
-        let _ = std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"));
+    if unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).is_err() {
+        return None;
     }
+    let _ = std::fs::write("/proc/self/setgroups", "deny");
+    let _ = std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"));
+    let _ = std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"));
+    // the run's folder keeps its place here, so a folder that holds it cannot be covered
+    if work.starts_with("/tmp") {
+        return Some(UserNamespace { own_tmp: false });
+    }
+    let none: Option<&str> = None;
+    let mounted = mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .and_then(|()| mount(Some(tmp), "/tmp", none, MsFlags::MS_BIND, none));
+    Some(UserNamespace { own_tmp: mounted.is_ok() })
 }
