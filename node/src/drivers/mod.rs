@@ -2,3 +2,7 @@
 
 pub mod run_channel;
 pub mod runs;
+pub mod custody;
+pub mod digests;
+pub mod members;
+pub mod negotiation;

@@ -1,0 +1,275 @@
+//! Tasks of this origin as they stand, for readers: what is on disk, never ahead of it.
+//!
+//! Open tasks and the newest ended ones are in memory, all others are read from their rows. Events of all tasks go into
+//! one numbered stream; the numbers begin with the clock, so that they still rise after a restart.
+
+use crate::drivers::custody::{Summary, TaskRecords, TaskRecordsError};
+use consensus::custody::CustodyRecord;
+use consensus::negotiation::{Decision, EventKind, Record, TaskEvent, TaskRecord};
+use consensus::store::RecordBatch;
+use cpi::ids::{MemberId, TaskId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::broadcast;
+
+/// Ended tasks kept in memory.
+const ENDED_KEPT: usize = 4_096;
+/// Events kept for watchers that resume.
+const EVENTS_KEPT: usize = 65_536;
+/// Events that a slow watcher may lag behind before it has to resume.
+const WATCHERS_LAG_MAX: usize = 8_192;
+
+/// One task as it stands.
+#[derive(Debug, Clone)]
+pub struct BoardTask {
+    /// As it was handed in.
+    pub record: Arc<TaskRecord>,
+    /// Its custody record.
+    pub custody: Arc<CustodyRecord>,
+    /// Its newest standing.
+    pub summary: Summary,
+}
+
+#[derive(Default)]
+struct Inner {
+    tasks: BTreeMap<TaskId, BoardTask>,
+    ended: VecDeque<TaskId>,
+    events: VecDeque<(u64, Arc<TaskEvent>)>,
+    next_index: u64,
+    summaries: BTreeMap<TaskId, Summary>,
+    asked: BTreeMap<TaskId, BTreeSet<MemberId>>,
+}
+
+/// Tasks of this origin.
+pub struct TaskBoard {
+    inner: RwLock<Inner>,
+    records: TaskRecords,
+    watchers: broadcast::Sender<(u64, Arc<TaskEvent>)>,
+}
+
+impl TaskBoard {
+    /// A board over the rows.
+    pub fn new(records: TaskRecords) -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
+        let inner = Inner { next_index: started, ..Inner::default() };
+        Self { inner: RwLock::new(inner), records, watchers: broadcast::channel(WATCHERS_LAG_MAX).0 }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows below.
+    pub fn records(&self) -> &TaskRecords {
+        &self.records
+    }
+
+    /// Puts an open task on the board, as read from disk.
+    pub fn restore(&self, record: &TaskRecord, custody: &CustodyRecord) -> Result<(), TaskRecordsError> {
+        let summary = self.records.summary(record.task)?.unwrap_or_default();
+        let mut inner = self.write();
+        inner.summaries.insert(record.task, summary.clone());
+        let task = BoardTask { record: Arc::new(record.clone()), custody: Arc::new(custody.clone()), summary };
+        if let Some(binding) = &custody.binding {
+            inner.asked.entry(record.task).or_default().insert(binding.provider);
+        }
+        inner.tasks.insert(record.task, task);
+        Ok(())
+    }
+
+    /// Before a write: works out the summaries that go with `records` and adds them to the batch.
+    pub fn summarise(&self, batch: &mut RecordBatch, records: &[Record]) {
+        let mut inner = self.write();
+        let mut touched = BTreeSet::new();
+        for record in records {
+            match record {
+                Record::Task(task) => {
+                    let summary = Summary { submitted: task.submitted, ..Summary::default() };
+                    inner.summaries.insert(task.task, summary);
+                }
+                Record::Event(event) => {
+                    let summary = inner.summaries.entry(event.task).or_default();
+                    advance(summary, event);
+                    touched.insert(event.task);
+                }
+                _ => {}
+            }
+        }
+        for task in touched {
+            if let Some(summary) = inner.summaries.get(&task) {
+                TaskRecords::put_summary(batch, task, summary);
+            }
+        }
+    }
+
+    /// After the sync: shows what is on disk now.
+    pub fn show(&self, records: Vec<Record>) {
+        let mut inner = self.write();
+        for record in records {
+            match record {
+                Record::Task(record) => {
+                    let id = record.task;
+                    let origin = MemberId(0);
+                    let custody = Arc::new(CustodyRecord::submitted(id, Vec::new(), origin));
+                    let summary = Summary { submitted: record.submitted, ..Summary::default() };
+                    let task = BoardTask { record: Arc::new(*record), custody, summary };
+                    inner.tasks.insert(id, task);
+                }
+                Record::Custody(custody) => {
+                    let id = custody.task;
+                    let ended = custody.end.is_some();
+                    if let Some(task) = inner.tasks.get_mut(&id) {
+                        task.custody = Arc::from(custody);
+                    }
+                    if ended {
+                        inner.asked.remove(&id);
+                        inner.ended.push_back(id);
+                        if inner.ended.len() > ENDED_KEPT
+                            && let Some(oldest) = inner.ended.pop_front()
+                        {
+                            inner.tasks.remove(&oldest);
+                            inner.summaries.remove(&oldest);
+                        }
+                    }
+                }
+                Record::Event(event) => {
+                    if let Some(task) = inner.tasks.get_mut(&event.task) {
+                        advance(&mut task.summary, &event);
+                    }
+                    let index = inner.next_index;
+                    inner.next_index += 1;
+                    let event = Arc::new(event);
+                    inner.events.push_back((index, Arc::clone(&event)));
+                    if inner.events.len() > EVENTS_KEPT {
+                        inner.events.pop_front();
+                    }
+                    // Nobody may be watching.
+                    let _ = self.watchers.send((index, event));
+                }
+                Record::Decision(_) | Record::Lease(_) | Record::LeaseSettled(_) => {}
+            }
+        }
+    }
+
+    /// Notes that a member was asked to commit, or was awarded: it may fetch the task's inputs.
+    pub fn note_asked(&self, task: TaskId, member: MemberId) {
+        self.write().asked.entry(task).or_default().insert(member);
+    }
+
+    /// Forgets who was asked for a task that never was.
+    pub fn forget_asked(&self, task: TaskId) {
+        self.write().asked.remove(&task);
+    }
+
+    /// Whether a member was asked to commit to an open task, or was awarded it.
+    pub fn takes_part(&self, member: MemberId, task: TaskId) -> bool {
+        self.read().asked.get(&task).is_some_and(|members| members.contains(&member))
+    }
+
+    /// A task as it stands.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn task(&self, id: TaskId) -> Result<Option<BoardTask>, TaskRecordsError> {
+        if let Some(task) = self.read().tasks.get(&id) {
+            return Ok(Some(task.clone()));
+        }
+        self.from_rows(id)
+    }
+
+    fn from_rows(&self, id: TaskId) -> Result<Option<BoardTask>, TaskRecordsError> {
+        let (Some(record), Some(custody)) = (self.records.task(id)?, self.records.custody(id)?) else {
+            return Ok(None);
+        };
+        let summary = self.records.summary(id)?.unwrap_or_default();
+        Ok(Some(BoardTask { record: Arc::new(record), custody: Arc::new(custody), summary }))
+    }
+
+    /// Tasks older than `before`, newest first.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn tasks_before(&self, before: Option<TaskId>, limit: usize) -> Result<Vec<BoardTask>, TaskRecordsError> {
+        let rows = self.records.tasks_before(before, limit)?;
+        let mut tasks = Vec::with_capacity(rows.len());
+        for record in rows {
+            if let Some(task) = self.task(record.task)? {
+                tasks.push(task);
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// How many tasks of each state are open, by name.
+    pub fn open_states(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for task in self.read().tasks.values().filter(|t| !t.summary.state.is_ended()) {
+            *counts.entry(task.summary.state.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Events of a task after `seq`.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn events(&self, task: TaskId, after: u32, limit: usize) -> Result<Vec<TaskEvent>, TaskRecordsError> {
+        let known = self.read().tasks.get(&task).map(|t| t.summary.events);
+        let events = self.records.events(task, after, limit)?;
+        // Rows are readable before they are on disk: what is not yet is not shown.
+        Ok(events.into_iter().filter(|e| known.is_none_or(|k| e.seq <= k)).collect())
+    }
+
+    /// Decisions of a task, newest first.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn decisions(&self, task: TaskId, limit: usize) -> Result<Vec<Decision>, TaskRecordsError> {
+        self.records.decisions(task, limit)
+    }
+
+    /// Events of all tasks after `index`; `None` if some of them are no longer kept.
+    pub fn events_from(&self, index: u64, limit: usize) -> Option<Vec<(u64, Arc<TaskEvent>)>> {
+        let inner = self.read();
+        let first = inner.events.front().map_or(inner.next_index, |(index, _)| *index);
+        if index + 1 < first && index != 0 {
+            return None;
+        }
+        let skip = (index + 1).saturating_sub(first) as usize;
+        Some(inner.events.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    /// New events of all tasks.
+    pub fn watch(&self) -> broadcast::Receiver<(u64, Arc<TaskEvent>)> {
+        self.watchers.subscribe()
+    }
+}
+
+/// Moves a summary on by one event.
+fn advance(summary: &mut Summary, event: &TaskEvent) {
+    summary.state = event.state;
+    summary.events = summary.events.max(event.seq);
+    match event.kind {
+        EventKind::Started => {
+            summary.started.get_or_insert(event.at);
+            summary.reason = None;
+        }
+        EventKind::Accepted => {
+            summary.reason = None;
+            summary.decided_ms.get_or_insert(event.at.0.saturating_sub(summary.submitted.0));
+        }
+        EventKind::Ended => {
+            summary.ended = Some(event.at);
+            summary.reason.clone_from(&event.reason);
+        }
+        EventKind::Waiting | EventKind::AttemptEnded | EventKind::CancelRequested | EventKind::Frozen => {
+            summary.reason.clone_from(&event.reason);
+        }
+        _ => {}
+    }
+}
