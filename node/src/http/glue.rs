@@ -1,16 +1,29 @@
 //! The services behind the ports: thin, and the only place where both are known.
 
-use super::ports::{AdapterPort, ArtifactPort};
+use super::page::{Page, PageRequest};
+use super::ports::{
+    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, RegistryPort, Search, Selector, Written,
+};
 use super::problem::{ApiError, Code};
 use crate::services::artifacts::{ArtifactStore, PutError};
+use crate::services::dictionary::{DictionaryService, PublishError};
+use crate::services::identifier_views::{
+    FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
+};
+use crate::services::identifiers::{FindIdentifiers, IdentifierError, IdentifierService};
 use crate::services::member_views::AdapterView;
+use crate::services::registry::{Registry, RegistryError};
 use adapters::contract::Adapter;
 use async_trait::async_trait;
 use bytes::Bytes;
-use cpi::ids::ContentDigest;
+use consensus::registry::Refusal;
+use cpi::dictionary::Dictionary;
+use cpi::ids::{ContentDigest, StableKey};
+use cpi::reason::ReasonCode;
 use cpi::resource::{Firmness, PoolSpec};
 use futures::stream::BoxStream;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The artifact store with the bound of one upload.
 pub struct Artifacts {
@@ -49,7 +62,6 @@ impl ArtifactPort for Artifacts {
 
 impl From<PutError> for ApiError {
     fn from(error: PutError) -> Self {
-        use cpi::reason::ReasonCode;
         let detail = error.to_string();
         match error {
             PutError::DiskFull { .. } => Self::new(Code::DiskFull, detail).reason(ReasonCode::DiskFull),
@@ -98,5 +110,179 @@ fn firmness(firmness: Firmness) -> &'static str {
         Firmness::Held => "held",
         Firmness::Reserved => "reserved",
         Firmness::Estimate => "estimate",
+    }
+}
+
+fn refused(refusal: &Refusal) -> ApiError {
+    let detail = refusal.to_string();
+    match refusal {
+        Refusal::UnknownSigner
+        | Refusal::SignerNotActive { .. }
+        | Refusal::ForeignEnterprise { .. }
+        | Refusal::NeedsApprovals { .. } => ApiError::new(Code::Denied, detail).reason(ReasonCode::NotPermitted),
+        Refusal::RevisionMismatch { .. } => ApiError::new(Code::StaleRevision, detail),
+        Refusal::NotFound { .. } => ApiError::new(Code::NotFound, detail),
+        Refusal::Invalid { field, expected } => {
+            let message = format!("expected {expected}");
+            ApiError::field(super::FieldError {
+                expected: Some(expected.clone()),
+                ..super::FieldError::new(field, message)
+            })
+        }
+        Refusal::SequenceTooOld { .. }
+        | Refusal::Equivocation { .. }
+        | Refusal::OwnedByOther { .. }
+        | Refusal::Retired { .. }
+        | Refusal::OtherIdentity { .. }
+        | Refusal::InvitationUsed
+        | Refusal::Taken { .. }
+        | Refusal::LastMember => ApiError::new(Code::Conflict, detail),
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RegistryError::NoQuorum => Self::new(Code::Unavailable, detail).reason(ReasonCode::NoQuorum),
+            RegistryError::Timeout { .. } => Self::new(Code::Timeout, detail),
+            RegistryError::Busy => Self::new(Code::Busy, detail).reason(ReasonCode::Busy),
+            RegistryError::Failed(_) => Self::new(Code::Internal, detail),
+        }
+    }
+}
+
+impl From<IdentifierError> for ApiError {
+    fn from(error: IdentifierError) -> Self {
+        let detail = error.to_string();
+        match error {
+            IdentifierError::Cpi(error) => error.into(),
+            IdentifierError::Filter(error) => error.into(),
+            IdentifierError::NotFound { .. } => Self::new(Code::NotFound, detail),
+            IdentifierError::Dimension { .. } => Self::parameter("group_by", detail),
+            IdentifierError::TooMany { .. } => Self::parameter("filter", detail),
+            IdentifierError::Refused(refusal) => refused(&refusal),
+            IdentifierError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Load(error) => Self::field(super::FieldError::new("release", error.to_string())),
+            PublishError::Refused(refusal) => refused(&refusal),
+            PublishError::Registry(error) => error.into(),
+        }
+    }
+}
+
+#[async_trait]
+impl IdentifierPort for IdentifierService {
+    fn freshness(&self) -> FreshnessView {
+        self.registry().freshness()
+    }
+
+    async fn catch_up(&self) -> Result<(), ApiError> {
+        Ok(self.registry().catch_up().await?)
+    }
+
+    fn resolve(&self, selector: &Selector, at_ms: Option<u64>) -> Result<ResolvedView, ApiError> {
+        let key = match selector {
+            Selector::Key(key) => *key,
+            Selector::Text(text) => cpi::identifier::Cpi::parse(text)?.stable_key(),
+        };
+        Ok(IdentifierService::resolve(self, key, at_ms)?)
+    }
+
+    fn get(&self, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierView, ApiError> {
+        Ok(IdentifierService::get(self, key, at_ms)?)
+    }
+
+    fn search(&self, search: &Search, page: &PageRequest) -> Result<Page<IdentifierView>, ApiError> {
+        let state = search.state.as_deref().unwrap_or("active");
+        if state == "pending" {
+            let mut all = self.waiting();
+            all.sort_by(|a, b| a.cpi.cmp(&b.cpi));
+            return Ok(page.cut(all, |view| view.cpi.clone()));
+        }
+        let (items, next) = IdentifierService::search(
+            self,
+            &FindIdentifiers {
+                prefix: search.prefix.clone(),
+                filter: search.filter.clone(),
+                retired: state == "all",
+                only_retired: state == "retired",
+                limit: page.limit,
+                after: page.after.clone(),
+            },
+        )?;
+        Ok(Page { items, next_page_token: next.map(|place| page.token(&place)), total: None })
+    }
+
+    fn history(&self, key: StableKey, page: &PageRequest) -> Result<Page<RevisionView>, ApiError> {
+        let all = IdentifierService::history(self, key)?;
+        Ok(page.cut(all, |revision| format!("{:020}", revision.revision)))
+    }
+
+    fn statistics(&self, group_by: &[String], filter: Option<&str>) -> Result<Vec<StatisticsRow>, ApiError> {
+        Ok(IdentifierService::statistics(self, group_by, filter)?)
+    }
+
+    async fn register(&self, text: &str) -> Result<Written, ApiError> {
+        let written = IdentifierService::register(self, text).await?;
+        Ok(Written { view: written.view, committed: written.committed })
+    }
+
+    async fn revise(&self, key: StableKey, text: &str, expected_revision: u64) -> Result<Written, ApiError> {
+        let written = IdentifierService::revise(self, key, text, expected_revision).await?;
+        Ok(Written { view: written.view, committed: written.committed })
+    }
+
+    async fn retire(&self, key: StableKey, expected_revision: u64) -> Result<Written, ApiError> {
+        let written = IdentifierService::retire(self, key, expected_revision).await?;
+        Ok(Written { view: written.view, committed: written.committed })
+    }
+}
+
+/// The dictionary with the registry that its releases come from.
+pub struct Dictionaries {
+    /// The service.
+    pub service: DictionaryService,
+    /// Where releases are.
+    pub registry: Arc<dyn Registry>,
+}
+
+#[async_trait]
+impl DictionaryPort for Dictionaries {
+    fn current(&self) -> Arc<Dictionary> {
+        self.service.current()
+    }
+
+    fn releases(&self) -> Vec<ReleaseView> {
+        self.service.releases(&self.registry.reader())
+    }
+
+    async fn publish(&self, document: &[u8]) -> Result<ReleaseView, ApiError> {
+        Ok(self.service.publish(&self.registry, document).await?)
+    }
+}
+
+/// The registry's own status.
+pub struct RegistryDoor(pub Arc<dyn Registry>);
+
+#[async_trait]
+impl RegistryPort for RegistryDoor {
+    fn status(&self) -> RegistryStatusView {
+        self.0.status()
+    }
+
+    async fn snapshot(&self) -> Result<(String, u64), ApiError> {
+        let (path, index) = self.0.snapshot().await?;
+        Ok((path.display().to_string(), index))
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.0.watch_applied()
     }
 }

@@ -2,8 +2,12 @@
 //! views; they decide nothing themselves.
 
 pub mod artifacts;
+pub mod dictionary;
+mod identifier_sums;
 pub mod identifier_views;
+pub mod identifiers;
 pub mod logs;
 pub mod member_views;
 pub mod pool_views;
+pub mod registry;
 pub mod task_views;

@@ -1,0 +1,247 @@
+//! The node's door to the registry: signs commands, brings them to the leader, keeps what no quorum has yet.
+//!
+//! A command that could not be committed in time is written to the node's records and sent again, the same bytes each
+//! time, until the registry gives an outcome. So `202` means on disk here, and a restart does not lose it.
+
+use crate::identity::Signer;
+use crate::services::identifier_views::{FreshnessView, RegistryStatusView};
+use crate::services::registry::{Outcome, Registry, RegistryError, rfc3339};
+use async_trait::async_trait;
+use consensus::envelope::{ENVELOPE_BYTES_MAX, Envelope};
+use consensus::raft::{Freshness, ProposeError, RegistryHandle, Role};
+use consensus::registry::{Command, RegistryReader, StatisticsDimension};
+use consensus::store::{RecordBatch, Records, Table};
+use cpi::ids::MemberId;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Commands that wait for a quorum, by sequence.
+const PENDING: Table = Table(b'p');
+/// Commands that wait at most; more are refused.
+const PENDING_MAX: usize = 4_096;
+/// Pause between two attempts to commit what waits.
+const RESEND_EVERY: Duration = Duration::from_secs(1);
+/// A read that must be linearizable waits so long.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// How long a computed freshness is shown again; the index is always the present one.
+const FRESH_FOR: Duration = Duration::from_millis(20);
+
+/// The registry as the services of this node use it. Clones are one door.
+#[derive(Clone)]
+pub struct LiveRegistry(Arc<Inner>);
+
+struct Inner {
+    me: MemberId,
+    handle: RegistryHandle,
+    signer: Signer,
+    records: Records,
+    commit_wait: Duration,
+    waiting: Notify,
+    fresh: Mutex<Option<(Instant, FreshnessView)>>,
+}
+
+impl LiveRegistry {
+    /// A door to `handle`; writes that are not committed within `commit_wait` go on by themselves.
+    pub fn new(me: MemberId, handle: RegistryHandle, signer: Signer, records: Records, commit_wait: Duration) -> Self {
+        let (waiting, fresh) = (Notify::new(), Mutex::default());
+        Self(Arc::new(Inner { me, handle, signer, records, commit_wait, waiting, fresh }))
+    }
+
+    /// The handle below.
+    pub fn handle(&self) -> &RegistryHandle {
+        &self.0.handle
+    }
+
+    /// Sends what waits for a quorum until `stop`; one task per node runs this.
+    pub async fn resend(self, stop: CancellationToken) {
+        loop {
+            self.resend_once().await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.0.waiting.notified() => {}
+                () = tokio::time::sleep(RESEND_EVERY) => {}
+            }
+        }
+    }
+
+    async fn resend_once(&self) {
+        for (key, envelope) in self.waiting() {
+            match self.0.handle.propose(envelope, self.0.commit_wait).await {
+                Ok(committed) => {
+                    match committed.response.refusal() {
+                        None => tracing::info!(index = committed.index, "a waiting command was committed"),
+                        Some(refusal) => tracing::warn!(%refusal, "a waiting command was refused"),
+                    }
+                    self.forget(&key);
+                }
+                Err(ProposeError::Rejected(error)) => {
+                    tracing::warn!(error, "a waiting command does not hold any more");
+                    self.forget(&key);
+                }
+                Err(ProposeError::NoQuorum | ProposeError::Stopped) => return,
+            }
+        }
+    }
+
+    fn waiting(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.records.scan(PENDING, &[], None, PENDING_MAX).unwrap_or_else(|error| {
+            tracing::error!(%error, "the waiting commands cannot be read");
+            Vec::new()
+        })
+    }
+
+    fn forget(&self, key: &[u8]) {
+        let mut batch = RecordBatch::default();
+        batch.delete(PENDING, key);
+        if let Err(error) = self.0.records.write_blocking(batch) {
+            tracing::error!(%error, "a committed command stays among the waiting ones");
+        }
+    }
+
+    /// Writes a command to disk until a quorum has it.
+    async fn keep(&self, sequence: u64, envelope: &[u8]) -> Result<(), RegistryError> {
+        if self.waiting().len() >= PENDING_MAX {
+            return Err(RegistryError::Busy);
+        }
+        let mut batch = RecordBatch::default();
+        batch.put(PENDING, &sequence.to_be_bytes(), envelope);
+        let written = self.0.records.write(batch).await;
+        let failed = |error: String| RegistryError::Failed(format!("the command cannot be written to disk: {error}"));
+        written.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        self.0.waiting.notify_one();
+        Ok(())
+    }
+
+    fn view(&self, freshness: &Freshness) -> FreshnessView {
+        FreshnessView {
+            index: freshness.applied_index,
+            as_of: freshness.as_of.map(rfc3339),
+            age_ms: freshness.age_ms,
+            leader: freshness.leader.map(|leader| leader.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for LiveRegistry {
+    fn me(&self) -> MemberId {
+        self.0.me
+    }
+
+    fn reader(&self) -> RegistryReader {
+        self.0.handle.reader()
+    }
+
+    fn freshness(&self) -> FreshnessView {
+        let mut fresh = self.0.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match &mut *fresh {
+            Some((at, view)) if now.duration_since(*at) < FRESH_FOR => {
+                view.index = *self.0.handle.watch_applied().borrow();
+                view.clone()
+            }
+            other => {
+                let view = self.view(&self.0.handle.freshness());
+                *other = Some((now, view.clone()));
+                view
+            }
+        }
+    }
+
+    fn status(&self) -> RegistryStatusView {
+        let status = self.0.handle.status();
+        let reader = self.0.handle.reader();
+        let summary = reader.summary();
+        let leader = status.freshness.leader;
+        let seats = |seats: &[(u64, MemberId)]| seats.iter().map(|(_, member)| member.to_string()).collect();
+        let registered = reader.statistics(StatisticsDimension::All).first().map_or(0, |all| all.totals.identifiers);
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        RegistryStatusView {
+            federation: summary.as_ref().map_or_else(String::new, |summary| hex(&summary.federation.id)),
+            epoch: summary.as_ref().map_or(0, |summary| summary.federation.epoch),
+            member: self.0.me.to_string(),
+            role: role_name(status.freshness.role).to_owned(),
+            leader: leader.map(|leader| leader.to_string()),
+            leader_region: leader
+                .and_then(|leader| reader.member(leader))
+                .map(|record| record.place.region.to_string()),
+            term: status.freshness.term,
+            last_log_index: status.last_log_index,
+            commit_index: status.committed_index,
+            applied_index: status.freshness.applied_index,
+            snapshot_index: (status.snapshot_index > 0).then_some(status.snapshot_index),
+            as_of: status.freshness.as_of.map(rfc3339),
+            age_ms: status.freshness.age_ms,
+            voters: seats(&status.voters),
+            learners: seats(&status.learners),
+            identifiers: registered,
+            pending: self.waiting().len() as u64,
+            state_hash: summary.map(|summary| hex(&summary.hash)),
+        }
+    }
+
+    fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.0.handle.watch_applied()
+    }
+
+    async fn catch_up(&self) -> Result<(), RegistryError> {
+        self.0.handle.linearizable(CATCH_UP).await.map_err(|_| RegistryError::NoQuorum)
+    }
+
+    async fn submit(&self, command: Command) -> Result<Outcome, RegistryError> {
+        let sealed = self.0.signer.seal_command(command.to_bytes());
+        let envelope = sealed.map_err(|error| RegistryError::Failed(error.to_string()))?;
+        let bytes = envelope.to_bytes();
+        if bytes.len() > ENVELOPE_BYTES_MAX {
+            return Err(RegistryError::Failed(format!(
+                "the command has {} bytes, too many for one entry",
+                bytes.len()
+            )));
+        }
+        match self.0.handle.propose(bytes.clone(), self.0.commit_wait).await {
+            Ok(committed) => Ok(Outcome::Committed { index: committed.index, response: committed.response }),
+            Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
+                self.keep(envelope.sequence, &bytes).await?;
+                Ok(Outcome::Pending)
+            }
+            Err(ProposeError::Rejected(error)) => Err(RegistryError::Failed(error)),
+        }
+    }
+
+    async fn snapshot(&self) -> Result<(PathBuf, u64), RegistryError> {
+        self.0.handle.snapshot().await.map_err(|error| RegistryError::Failed(error.to_string()))
+    }
+
+    fn pending(&self) -> Vec<Command> {
+        let open = |bytes: &[u8]| -> Option<Command> {
+            let envelope: Envelope = consensus::codec::decode(1, bytes, ENVELOPE_BYTES_MAX).ok()?;
+            Command::from_bytes(&envelope.body).ok()
+        };
+        self.waiting().iter().filter_map(|(_, bytes)| open(bytes)).collect()
+    }
+
+    fn role_of(&self, member: MemberId) -> &'static str {
+        let status = self.0.handle.status();
+        if status.freshness.leader == Some(member) {
+            "leader"
+        } else if status.voters.iter().any(|(_, voter)| *voter == member) {
+            "voter"
+        } else if status.learners.iter().any(|(_, learner)| *learner == member) {
+            "learner"
+        } else {
+            "follower"
+        }
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Voter => "voter",
+        Role::Learner => "learner",
+        Role::Follower => "follower",
+    }
+}

@@ -1,0 +1,334 @@
+//! Identifiers: registered, revised, retired, resolved and searched on this node's replica.
+
+use super::dictionary::DictionaryService;
+use super::identifier_sums;
+use super::identifier_views::{IdentifierView, ResolvedView, RevisionView, StatisticsRow};
+use super::registry::{Outcome, Registry, RegistryError, rfc3339};
+use consensus::registry::{
+    Command, IdentifierRecord, IdentifierState, ItemOutcome, Refusal, Registration, RegistryReader, Response,
+    SearchQuery, StatisticsDimension,
+};
+use consensus::time::Timestamp;
+use cpi::filter::{Filter, FilterError};
+use cpi::identifier::{Cpi, CpiError};
+use cpi::ids::StableKey;
+use cpi::resolve::{Status, describe};
+use std::sync::Arc;
+
+/// Why a verb on identifiers failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentifierError {
+    /// The text is wrong.
+    #[error(transparent)]
+    Cpi(#[from] CpiError),
+    /// The filter is wrong.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// Nothing has this key.
+    #[error("there is no identifier {key}{}", then(*at_ms))]
+    NotFound {
+        /// The key.
+        key: StableKey,
+        /// At which time, where one was asked for.
+        at_ms: Option<u64>,
+    },
+    /// Identifiers cannot be grouped by this.
+    #[error("{dimension:?} is no dimension: expected class, city, enterprise, chip or service, one at a time")]
+    Dimension {
+        /// As asked.
+        dimension: String,
+    },
+    /// Sums over more than is looked at.
+    #[error("more than {max} identifiers would have to be looked at: narrow the filter, or leave it out")]
+    TooMany {
+        /// How many are looked at.
+        max: usize,
+    },
+    /// The registry refused the command.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The registry did not answer.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+fn then(at_ms: Option<u64>) -> String {
+    at_ms.map_or_else(String::new, |at| format!(" at {}", rfc3339(Timestamp(at))))
+}
+
+/// Which identifiers, and from where on.
+#[derive(Debug, Clone, Default)]
+pub struct FindIdentifiers {
+    /// Prefix of the text.
+    pub prefix: Option<String>,
+    /// Filter expression.
+    pub filter: Option<String>,
+    /// Retired ones too.
+    pub retired: bool,
+    /// Nothing but retired ones.
+    pub only_retired: bool,
+    /// Items in the page.
+    pub limit: usize,
+    /// Where the page before ended.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Tells what digests say about an identifier's pool.
+pub trait StatusSource: Send + Sync {
+    /// The present status of the pool that this identifier describes.
+    fn status_of(&self, key: &StableKey) -> Option<Status>;
+}
+
+/// The service of identifiers.
+#[derive(Clone)]
+pub struct IdentifierService {
+    registry: Arc<dyn Registry>,
+    dictionary: DictionaryService,
+    status: Option<Arc<dyn StatusSource>>,
+}
+
+/// An identifier after a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenIdentifier {
+    /// What is there now.
+    pub view: IdentifierView,
+    /// False: durable here, waiting for a quorum.
+    pub committed: bool,
+}
+
+impl IdentifierService {
+    /// A service over this node's replica.
+    pub fn new(
+        registry: Arc<dyn Registry>,
+        dictionary: DictionaryService,
+        status: Option<Arc<dyn StatusSource>>,
+    ) -> Self {
+        Self { registry, dictionary, status }
+    }
+
+    /// The registry below.
+    pub fn registry(&self) -> &Arc<dyn Registry> {
+        &self.registry
+    }
+
+    /// One identifier as registered, at a time or now.
+    ///
+    /// # Errors
+    /// [`IdentifierError::NotFound`].
+    pub fn get(&self, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierView, IdentifierError> {
+        let reader = self.registry.reader();
+        Ok(view(&reader, &record(&reader, key, at_ms)?))
+    }
+
+    /// One identifier with its description.
+    ///
+    /// # Errors
+    /// [`IdentifierError::NotFound`], or the stored text needs a dictionary release that is not here yet.
+    pub fn resolve(&self, key: StableKey, at_ms: Option<u64>) -> Result<ResolvedView, IdentifierError> {
+        let reader = self.registry.reader();
+        let record = record(&reader, key, at_ms)?;
+        let mut description = describe(&Cpi::parse(&record.text)?, &self.dictionary.current())?;
+        description.status = self.status.as_ref().and_then(|source| source.status_of(&key));
+        Ok(ResolvedView { identifier: view(&reader, &record), description })
+    }
+
+    /// A page of identifiers and the place where the next one begins.
+    ///
+    /// # Errors
+    /// [`IdentifierError::Filter`].
+    pub fn search(&self, find: &FindIdentifiers) -> Result<(Vec<IdentifierView>, Option<Vec<u8>>), IdentifierError> {
+        let query = SearchQuery {
+            prefix: find.prefix.clone(),
+            filter: find.filter.as_deref().map(Filter::parse).transpose()?,
+            retired: find.retired || find.only_retired,
+            owner: None,
+            limit: find.limit,
+            after: find.after.clone(),
+        };
+        let reader = self.registry.reader();
+        let page = reader.search(&query, &self.dictionary.current());
+        let wanted = |record: &&IdentifierRecord| !find.only_retired || record.state != IdentifierState::Registered;
+        let items = page.items.iter().filter(wanted).map(|record| view(&reader, record)).collect();
+        Ok((items, page.next))
+    }
+
+    /// Identifiers of this member that wait for a quorum.
+    pub fn waiting(&self) -> Vec<IdentifierView> {
+        let mut out = Vec::new();
+        for command in self.registry.pending() {
+            let (texts, revision) = match command {
+                Command::Register { items, .. } => (items.into_iter().map(|item| item.text).collect(), 0),
+                Command::Revise { text, expected_revision, .. } => (vec![text], expected_revision),
+                _ => (Vec::new(), 0),
+            };
+            let parsed = texts.iter().filter_map(|text| Cpi::parse(text).ok());
+            out.extend(parsed.map(|cpi| self.pending(&cpi, revision).view));
+        }
+        out
+    }
+
+    /// All revisions, the oldest first.
+    ///
+    /// # Errors
+    /// [`IdentifierError::NotFound`].
+    pub fn history(&self, key: StableKey) -> Result<Vec<RevisionView>, IdentifierError> {
+        let revisions = self.registry.reader().history(&key);
+        if revisions.is_empty() {
+            return Err(IdentifierError::NotFound { key, at_ms: None });
+        }
+        let change = |record: &IdentifierRecord| match (record.state, record.revision) {
+            (IdentifierState::Retired { .. }, _) => "retired",
+            (IdentifierState::Registered, 1) => "registered",
+            _ => "revised",
+        };
+        let one = |record: IdentifierRecord| RevisionView {
+            change: change(&record).to_owned(),
+            revision: record.revision,
+            cpi: record.text,
+            index: record.index,
+            committed_at: rfc3339(record.committed_at),
+            owner: record.owner.to_string(),
+        };
+        Ok(revisions.into_iter().map(one).collect())
+    }
+
+    /// Exact sums by at most one dimension, over all registered identifiers or those that match.
+    ///
+    /// # Errors
+    /// [`IdentifierError::Dimension`], `Filter`, `TooMany`.
+    pub fn statistics(&self, group_by: &[String], filter: Option<&str>) -> Result<Vec<StatisticsRow>, IdentifierError> {
+        let dimension = match group_by {
+            [] => StatisticsDimension::All,
+            [one] => match one.as_str() {
+                "class" => StatisticsDimension::Class,
+                "city" => StatisticsDimension::City,
+                "enterprise" => StatisticsDimension::Enterprise,
+                "chip" => StatisticsDimension::Chip,
+                "service" => StatisticsDimension::Service,
+                _ => return Err(IdentifierError::Dimension { dimension: one.clone() }),
+            },
+            more => return Err(IdentifierError::Dimension { dimension: more.join(",") }),
+        };
+        let reader = self.registry.reader();
+        let name = group_by.first().map(String::as_str);
+        match filter {
+            Some(filter) => {
+                identifier_sums::over_filter(&reader, &self.dictionary.current(), name, Filter::parse(filter)?)
+            }
+            None => Ok(identifier_sums::over_all(&reader, name, dimension)),
+        }
+    }
+
+    /// Registers one identifier under this member. The same text again is no error.
+    ///
+    /// # Errors
+    /// The text is wrong, the registry refuses it, or it does not answer.
+    pub async fn register(&self, text: &str) -> Result<WrittenIdentifier, IdentifierError> {
+        let dictionary = self.dictionary.current();
+        let cpi = dictionary.decode(text, Some(self.dictionary.today()))?;
+        let items = vec![Registration { text: cpi.as_str().to_owned() }];
+        let command = Command::Register { items, release: dictionary.release() };
+        match self.registry.submit(command).await? {
+            Outcome::Pending => Ok(self.pending(&cpi, 0)),
+            Outcome::Committed { response: Response::Registered(outcomes), .. } => match outcomes.into_iter().next() {
+                Some(ItemOutcome::Refused(refusal)) => Err(refusal.into()),
+                _ => self.written(cpi.stable_key()),
+            },
+            Outcome::Committed { response: Response::Refused(refusal), .. } => Err(refusal.into()),
+            Outcome::Committed { .. } => self.written(cpi.stable_key()),
+        }
+    }
+
+    /// Writes a new revision.
+    ///
+    /// # Errors
+    /// As [`IdentifierService::register`].
+    pub async fn revise(
+        &self,
+        key: StableKey,
+        text: &str,
+        expected_revision: u64,
+    ) -> Result<WrittenIdentifier, IdentifierError> {
+        let dictionary = self.dictionary.current();
+        let cpi = dictionary.decode(text, Some(self.dictionary.today()))?;
+        if cpi.stable_key() != key {
+            return Err(Refusal::OtherIdentity { expected: key, found: cpi.stable_key() }.into());
+        }
+        let text = cpi.as_str().to_owned();
+        let command = Command::Revise { key, expected_revision, text, release: dictionary.release() };
+        self.change(key, &cpi, expected_revision, command).await
+    }
+
+    /// Retires an identifier.
+    ///
+    /// # Errors
+    /// The registry refuses it, or does not answer.
+    pub async fn retire(&self, key: StableKey, expected_revision: u64) -> Result<WrittenIdentifier, IdentifierError> {
+        let present = record(&self.registry.reader(), key, None)?;
+        let cpi = Cpi::parse(&present.text)?;
+        let command = Command::Retire { key, expected_revision, successor: None };
+        self.change(key, &cpi, expected_revision, command).await
+    }
+
+    async fn change(
+        &self,
+        key: StableKey,
+        cpi: &Cpi,
+        expected_revision: u64,
+        command: Command,
+    ) -> Result<WrittenIdentifier, IdentifierError> {
+        match self.registry.submit(command).await? {
+            Outcome::Pending => Ok(self.pending(cpi, expected_revision)),
+            Outcome::Committed { response: Response::Refused(refusal), .. } => Err(refusal.into()),
+            Outcome::Committed { .. } => self.written(key),
+        }
+    }
+
+    fn written(&self, key: StableKey) -> Result<WrittenIdentifier, IdentifierError> {
+        Ok(WrittenIdentifier { view: self.get(key, None)?, committed: true })
+    }
+
+    fn pending(&self, cpi: &Cpi, revision: u64) -> WrittenIdentifier {
+        let me = self.registry.me();
+        let view = IdentifierView {
+            key: cpi.stable_key().to_string(),
+            cpi: cpi.as_str().to_owned(),
+            state: "pending".to_owned(),
+            revision,
+            owner: me.to_string(),
+            owner_region: region_of(&self.registry.reader(), me),
+            index: 0,
+            committed_at: None,
+        };
+        WrittenIdentifier { view, committed: false }
+    }
+}
+
+fn record(reader: &RegistryReader, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierRecord, IdentifierError> {
+    let found = match at_ms {
+        None => reader.identifier(&key),
+        Some(at) => reader.identifier_at(&key, Timestamp(at)),
+    };
+    found.ok_or(IdentifierError::NotFound { key, at_ms })
+}
+
+fn region_of(reader: &RegistryReader, member: cpi::ids::MemberId) -> String {
+    reader.member(member).map_or_else(String::new, |record| record.place.region.to_string())
+}
+
+fn view(reader: &RegistryReader, record: &IdentifierRecord) -> IdentifierView {
+    let state = match record.state {
+        IdentifierState::Registered => "active",
+        IdentifierState::Retired { .. } => "retired",
+    };
+    IdentifierView {
+        key: record.key.to_string(),
+        cpi: record.text.clone(),
+        state: state.to_owned(),
+        revision: record.revision,
+        owner: record.owner.to_string(),
+        owner_region: region_of(reader, record.owner),
+        index: record.index,
+        committed_at: Some(rfc3339(record.committed_at)),
+    }
+}
