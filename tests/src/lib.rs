@@ -1,3 +1,5 @@
 //! What the end-to-end tests, the fuzz driver and the load generators share.
 
+pub mod chaos;
 pub mod fuzz;
+pub mod ring;
