@@ -90,7 +90,7 @@ async fn ordinary_programs_work_inside() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let adapter = open(&dir.path().join("runs")).await;
     let script = r#"set -e; cd "$HOME"; pwd > here; test -w "$TMPDIR"; echo t > "$TMPDIR/mine"; cat "$TMPDIR/mine"; echo a > "$PWD/abs"; cat abs;
-        echo out > /dev/stdout; ls / > /dev/null 2>&1 || true; nproc > /dev/null; cat /proc/self/status > /dev/null; date > /dev/null; head -c 4 /dev/urandom > /dev/null"#;
+        echo out > /dev/stdout; ls / > /dev/null 2>&1 || true; nproc > /dev/null; read -r line < /proc/self/status; date > /dev/null; head -c 4 /dev/urandom > /dev/null"#;
     let wanted = request(&["sh", "-c", script]);
     let key = wanted.key;
     let ended = run(&adapter, wanted).await;

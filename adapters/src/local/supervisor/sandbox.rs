@@ -167,6 +167,10 @@ impl Sandbox {
                 set = set.add_rule(PathBeneath::new(fd, rights)).map_err(io::Error::other)?;
             }
         } else {
+            // what the program may know of itself; its children's entries stay closed to them
+            if let Some((fd, rights)) = rule(Path::new("/proc/self"), read) {
+                set = set.add_rule(PathBeneath::new(fd, rights)).map_err(io::Error::other)?;
+            }
             for (fd, rights) in &self.proc_rules {
                 set = set.add_rule(PathBeneath::new(fd, *rights)).map_err(io::Error::other)?;
             }
