@@ -138,3 +138,59 @@ impl FrameHandler for LogService {
         tracing::debug!(member = %from, "a frame without a question on the log stream is dropped");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::runs::RunSight;
+    use adapters::contract::{Adapter as _, RunRequest};
+    use adapters::fake::{FakeAdapter, FakeScript};
+    use cpi::ids::{Epoch, Fence, TaskId};
+    use cpi::resource::Quantity;
+    use std::sync::Arc;
+
+    const ORIGIN: MemberId = MemberId(1);
+
+    fn request() -> RunRequest {
+        let fence = Fence { epoch: Epoch { counter: 1, member: ORIGIN }, attempt: 1 };
+        RunRequest {
+            key: RunKey { task: TaskId([3; 16]), fence },
+            pool: String::new(),
+            class: String::new(),
+            need: Quantity::default(),
+            command: vec!["x".into()],
+            image: None,
+            env: std::collections::BTreeMap::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            max_runtime_ms: 60_000,
+            lease_ttl_ms: 60_000,
+            freeze_on_lapse: true,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_waits_for_more_and_only_the_origin_reads() {
+        let fake = FakeAdapter::new(Vec::new());
+        fake.script_all(FakeScript { start_ms: 500, run_ms: 500, stdout: "said".into(), ..FakeScript::default() });
+        let table = RunTable::default();
+        let service = LogService::new(table.clone());
+        let request = request();
+        let ask =
+            |offset, wait_ms| LogAsk { key: request.key, stream: LogStream::Stdout, offset, bytes_max: 100, wait_ms };
+        assert!(service.answer(ORIGIN, ask(0, 0)).await.is_err(), "no such run");
+        table.set(request.key, RunSight { origin: ORIGIN, adapter: Some(Arc::new(fake.clone())) });
+        let early = service.answer(ORIGIN, ask(0, 100)).await.unwrap();
+        assert_eq!((early.bytes.len(), early.end), (0, false), "leased and not started: empty so far");
+        fake.submit(request.clone()).await.unwrap();
+        assert_eq!(service.answer(ORIGIN, ask(0, 5000)).await.unwrap().bytes, b"said");
+        let rest = service.answer(ORIGIN, ask(4, 5000)).await.unwrap();
+        assert_eq!((rest.bytes.len(), rest.end), (0, true), "waits for the end");
+        assert!(service.answer(MemberId(2), ask(0, 0)).await.is_err());
+        let frame = codec::encode(VERSION, &ask(0, 0)).unwrap();
+        let answer = service.on_request(ORIGIN, StreamClass::Logs, frame.clone().into()).await.unwrap();
+        let chunk: LogChunk = codec::decode(VERSION, &answer, CHUNK_BYTES_MAX).unwrap();
+        assert_eq!(chunk.bytes, b"said");
+        assert!(service.on_request(ORIGIN, StreamClass::Logs, frame[..5].to_vec().into()).await.is_err());
+    }
+}

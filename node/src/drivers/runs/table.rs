@@ -40,7 +40,7 @@ impl RunTable {
         self.runs().is_empty()
     }
 
-    pub(super) fn set(&self, key: RunKey, sight: RunSight) {
+    pub(crate) fn set(&self, key: RunKey, sight: RunSight) {
         self.runs().insert(key, sight);
     }
 

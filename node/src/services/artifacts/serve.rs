@@ -2,6 +2,9 @@
 
 use super::protocol::{Answer, Ask};
 use super::store::ArtifactStore;
+use crate::mesh::{BulkHandler, BulkStream};
+use async_trait::async_trait;
+use bytes::Bytes;
 use cpi::ids::{MemberId, TaskId};
 use std::io::SeekFrom;
 use std::sync::Arc;
@@ -81,5 +84,12 @@ impl ArtifactServer {
         }
         stream.shutdown().await?;
         Ok(sent)
+    }
+}
+
+#[async_trait]
+impl BulkHandler for ArtifactServer {
+    async fn on_bulk(&self, from: MemberId, header: Bytes, stream: BulkStream) {
+        self.serve(from, &header, stream).await;
     }
 }

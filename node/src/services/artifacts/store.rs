@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -102,7 +103,10 @@ pub struct ArtifactStore {
 struct Inner {
     root: PathBuf,
     pins: Mutex<Pins>,
-    drafts: std::sync::atomic::AtomicU64,
+    drafts: AtomicU64,
+    /// Contents and their bytes, counted once at the start and kept up from there.
+    count: AtomicU64,
+    bytes: AtomicU64,
     free_bytes_min: u64,
 }
 
@@ -129,7 +133,15 @@ impl ArtifactStore {
             read_pins(&root.join("pins"))
         };
         let pins = opened().map_err(|source| OpenStoreError { path: root.clone(), source })?;
-        let inner = Inner { root, pins: Mutex::new(pins), drafts: 0.into(), free_bytes_min };
+        let (count, bytes) = count(&root.join("sha256"));
+        let inner = Inner {
+            root,
+            pins: Mutex::new(pins),
+            drafts: 0.into(),
+            count: count.into(),
+            bytes: bytes.into(),
+            free_bytes_min,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -248,7 +260,7 @@ impl ArtifactStore {
 
     fn draft(&self) -> Result<Draft, PutError> {
         self.check_space()?;
-        let number = self.inner.drafts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
         let path = self.inner.root.join("partial").join(format!(".draft-{number}"));
         let file = File::options().write(true).create(true).truncate(true).open(&path).map_err(PutError::disk)?;
         Ok(Draft { file, path: Some(path), hash: sha2::Sha256::new(), size: 0, unseen: 0, store: self.clone() })
@@ -271,7 +283,12 @@ impl ArtifactStore {
             File::open(self.inner.root.join("sha256"))?.sync_all()?;
         }
         std::fs::set_permissions(from, std::fs::Permissions::from_mode(0o400))?;
+        let (size, is_new) = (std::fs::metadata(from)?.len(), !to.exists());
         std::fs::rename(from, &to)?;
+        if is_new {
+            self.inner.count.fetch_add(1, Ordering::Relaxed);
+            self.inner.bytes.fetch_add(size, Ordering::Relaxed);
+        }
         File::open(folder)?.sync_all()
     }
 
@@ -362,25 +379,32 @@ impl ArtifactStore {
                 let Ok(digest) = format!("sha256:{}", entry.file_name().to_string_lossy()).parse() else { continue };
                 // the lock is held over the removal, so that a pin made meanwhile finds its content or none
                 let pins = self.pins();
+                let size = entry.metadata().map_or(0, |meta| meta.len());
                 if !pins.is_pinned(&digest) && old(&entry.path()) && std::fs::remove_file(entry.path()).is_ok() {
                     removed += 1;
+                    self.inner.count.fetch_sub(1, Ordering::Relaxed);
+                    self.inner.bytes.fetch_sub(size, Ordering::Relaxed);
                 }
             }
         }
         Ok(removed)
     }
 
-    /// Counts what is stored. Blocking; walks the store.
+    /// How much is stored.
     pub fn stats(&self) -> StoreStats {
-        let mut stats = StoreStats { pins: self.pins().len() as u64, ..StoreStats::default() };
-        for folder in std::fs::read_dir(self.inner.root.join("sha256")).into_iter().flatten().flatten() {
-            for entry in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
-                stats.count += 1;
-                stats.bytes += entry.metadata().map_or(0, |meta| meta.len());
-            }
+        StoreStats {
+            count: self.inner.count.load(Ordering::Relaxed),
+            bytes: self.inner.bytes.load(Ordering::Relaxed),
+            pins: self.pins().len() as u64,
         }
-        stats
     }
+}
+
+/// Contents under `folder` and their bytes.
+fn count(folder: &Path) -> (u64, u64) {
+    let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let contents = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    contents.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.metadata().map_or(0, |meta| meta.len())))
 }
 
 /// A content being written. Dropped before it is finished, it leaves nothing.

@@ -84,7 +84,8 @@ async fn what_has_a_name_is_whole() {
     assert!(matches!(broken, Err(PutError::Source(_))), "{broken:?}");
     let long = kept.put(chunks(Ok(bytes)), None, 1000).await;
     assert!(matches!(long, Err(PutError::TooLarge { bytes_max: 1000 })), "{long:?}");
-    assert_eq!((kept.stats().count, files(&dir, "a")), (1, 0));
+    assert_eq!((kept.stats().count, kept.stats().bytes, files(&dir, "a")), (1, 300_000, 0));
+    assert_eq!(store(&dir, "a").stats(), kept.stats(), "counted anew at the start");
 }
 
 #[tokio::test]
