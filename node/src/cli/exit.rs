@@ -71,6 +71,14 @@ pub enum CliError {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Another verb's own error, with its exit code.
+    #[error("{message}")]
+    Failed {
+        /// What went wrong, with its causes.
+        message: String,
+        /// How the command ends.
+        exit: Exit,
+    },
     /// Anything else.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
@@ -97,6 +105,17 @@ impl CliError {
         Self::Usage { message: message.into(), hint: None }
     }
 
+    /// Another verb's error with all its causes in one line.
+    pub fn failed(exit: Exit, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut at = error.source();
+        while let Some(cause) = at {
+            message.push_str(&format!(": {cause}"));
+            at = cause.source();
+        }
+        Self::Failed { message, exit }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
@@ -112,6 +131,7 @@ impl CliError {
             Self::Usage { .. } | Self::Config(_) => Exit::Usage,
             Self::NotFound(_) => Exit::NotFound,
             Self::TaskFailed(_) => Exit::TaskFailed,
+            Self::Failed { exit, .. } => *exit,
             Self::Other(_) => Exit::Failed,
         }
     }

@@ -1,9 +1,9 @@
 //! Drivers: one tokio task per pure machine, between it and the mesh, the disk, the clock and the executor.
 
-pub mod registry;
-pub mod run_channel;
-pub mod runs;
 pub mod custody;
 pub mod digests;
 pub mod members;
 pub mod negotiation;
+pub mod registry;
+pub mod run_channel;
+pub mod runs;

@@ -435,9 +435,7 @@ impl Driver {
             RunOrder::Prepare(grant) => RunCommand::Prepare(lease(*grant)),
             RunOrder::Start(attempt) => RunCommand::Start(key(attempt)),
             RunOrder::Reattach(grant) => RunCommand::Reattach(lease(*grant)),
-            RunOrder::Renew { runs, ttl_ms } => {
-                RunCommand::Renew { keys: runs.into_iter().map(key).collect(), ttl_ms }
-            }
+            RunOrder::Renew { runs, ttl_ms } => RunCommand::Renew { keys: runs.into_iter().map(key).collect(), ttl_ms },
             RunOrder::Cancel(attempt) => RunCommand::Cancel(key(attempt)),
             RunOrder::Release(attempt) => RunCommand::Release(key(attempt)),
         };
