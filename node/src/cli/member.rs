@@ -51,8 +51,6 @@ pub enum MemberCommand {
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = super::duration)]
         ttl: std::time::Duration,
     },
-    /// Joins a federation with an invitation's token; the node of this machine need not run yet.
-    Join(super::founding::JoinArgs),
     /// Admits a region that asked to join with an invitation.
     Approve {
         /// Member id or region.
@@ -89,14 +87,9 @@ pub enum MemberCommand {
 
 /// Runs a verb.
 pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliError> {
-    let command = match command {
-        MemberCommand::Join(arguments) => return super::founding::join_federation(arguments, context).await,
-        other => other,
-    };
     let client = context.client()?;
     let output = &context.output;
     match command {
-        MemberCommand::Join(_) => {}
         MemberCommand::List { list } => {
             let page = client.list("/v1/members", list.query(), list.all).await?;
             output.list(&page, COLUMNS, "id")?;

@@ -11,7 +11,6 @@ mod dict;
 mod doctor;
 mod exit;
 mod find;
-mod founding;
 mod id;
 mod member;
 mod output;
@@ -94,8 +93,6 @@ pub struct Global {
 /// The nouns.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Founds a federation: makes this node's keys and its first member, once.
-    Init(founding::InitArgs),
     /// Identifiers: encode, decode, register, resolve, search.
     #[command(subcommand)]
     Id(id::IdCommand),
@@ -214,7 +211,6 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn perform(command: Command, context: &Context) -> Result<Exit, CliError> {
     match command {
-        Command::Init(arguments) => founding::init(&arguments, context),
         Command::Config(command) => config::run(command, context),
         Command::Completion(arguments) => completion::run(&arguments),
         Command::Id(command) => block_on(id::run(command, context)),
