@@ -1,5 +1,7 @@
 //! A stranger's task cannot read the node's files, nor another run's, nor reach the node's processes.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says enough by where it fails")]
+
 mod common;
 
 use adapters::contract::{Adapter as _, LogStream};

@@ -1,5 +1,7 @@
 //! The local backend with real processes: how runs end, what is left of them, what survives a restart.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says enough by where it fails")]
+
 mod common;
 
 use adapters::contract::{Adapter as _, LogStream, RunInput, RunOutput, RunState};

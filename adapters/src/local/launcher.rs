@@ -35,10 +35,10 @@ impl Launcher {
     pub async fn launch(&self, name: &str) -> io::Result<()> {
         let line = format!("{name}\n");
         let mut socket = self.socket.lock().await;
-        if let Some(writer) = socket.as_mut() {
-            if writer.write_all(line.as_bytes()).await.is_ok() {
-                return Ok(());
-            }
+        if let Some(writer) = socket.as_mut()
+            && writer.write_all(line.as_bytes()).await.is_ok()
+        {
+            return Ok(());
         }
         let (mut writer, _) = self.start().await?;
         writer.write_all(line.as_bytes()).await?;
@@ -80,10 +80,10 @@ impl Launcher {
         let notices = self.notices.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                if let Ok(notice) = serde_json::from_str(&line) {
-                    if notices.send(notice).is_err() {
-                        break;
-                    }
+                if let Ok(notice) = serde_json::from_str(&line)
+                    && notices.send(notice).is_err()
+                {
+                    break;
                 }
             }
             let _ = child.wait().await;

@@ -139,11 +139,11 @@ impl<'a> Supervision<'a> {
             return failed(ReasonCode::Cancelled, "before it began".to_owned());
         }
         let group = launch.controllers.group_of(name);
-        if let Some(group) = &group {
-            if let Err(error) = group.create(&launch.controllers, &request.need, launch.settings.processes_max) {
-                group.delete();
-                return failed(ReasonCode::StartFailed, format!("no control group could be made: {error}"));
-            }
+        if let Some(group) = &group
+            && let Err(error) = group.create(&launch.controllers, &request.need, launch.settings.processes_max)
+        {
+            group.delete();
+            return failed(ReasonCode::StartFailed, format!("no control group could be made: {error}"));
         }
         let (out, out_end) = LogPump::open(&folder.path(folder::STDOUT), launch.settings.log_bytes_max)?;
         let (err, err_end) = LogPump::open(&folder.path(folder::STDERR), launch.settings.log_bytes_max)?;

@@ -270,7 +270,7 @@ impl ArtifactStore {
     pub(super) fn check_space(&self) -> Result<(), PutError> {
         let free = nix::sys::statvfs::statvfs(&self.inner.root)
             .map_err(|error| PutError::Disk(error.into()))
-            .map(|stat| stat.blocks_available() as u64 * stat.fragment_size() as u64)?;
+            .map(|stat| stat.blocks_available() * stat.fragment_size())?;
         if free < self.inner.free_bytes_min { Err(PutError::DiskFull { free_bytes: free }) } else { Ok(()) }
     }
 
