@@ -61,7 +61,8 @@ pub fn live(scenario: &Scenario, lines: bool) -> (Report, World) {
     }
     let mut down: Vec<usize> = Vec::new();
     let span_ms = 120_000;
-    let mut moments: Vec<(u64, bool, u64)> = (0..scenario.tasks).map(|n| (rng.random_range(0..span_ms), true, n)).collect();
+    let mut moments: Vec<(u64, bool, u64)> =
+        (0..scenario.tasks).map(|n| (rng.random_range(0..span_ms), true, n)).collect();
     moments.extend((0..scenario.faults).map(|n| (rng.random_range(0..span_ms), false, n)));
     moments.sort_unstable();
     let mut origins = BTreeMap::new();
@@ -131,7 +132,6 @@ pub fn live(scenario: &Scenario, lines: bool) -> (Report, World) {
         violations.push("all_settled: a lease was never settled".to_owned());
     }
     let _ = task_id(0);
-    let report =
-        Report { trace: world.trace().hex(), steps: world.steps, messages: world.messages, ends, violations };
+    let report = Report { trace: world.trace().hex(), steps: world.steps, messages: world.messages, ends, violations };
     (report, world)
 }

@@ -378,11 +378,13 @@ impl World {
         let member = self.nodes[node].member;
         let bound = self.nodes.iter().any(|n| {
             let custody = n.disk.custody(attempt.task);
-            custody.is_some_and(|c| c.binding.as_ref().is_some_and(|b| b.fence == attempt.fence && b.provider == member))
+            custody
+                .is_some_and(|c| c.binding.as_ref().is_some_and(|b| b.fence == attempt.fence && b.provider == member))
         });
         let now_ms = self.now_ms;
         let others = self.nodes.iter().flat_map(|n| n.runs.iter());
-        let active = others.filter(|(a, run)| a.task == attempt.task && **a != attempt && run.is_active(now_ms)).count();
+        let active =
+            others.filter(|(a, run)| a.task == attempt.task && **a != attempt && run.is_active(now_ms)).count();
         self.invariants.observe(&Fact::RunStarted { node, attempt, bound, active });
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// The most ways to run one task, the main one included.
 pub const VARIANTS_MAX: usize = 9;
 /// The longest task document, in bytes of JSON.
-pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+pub const DOCUMENT_BYTES_MAX: usize = 128 << 10;
 
 /// What a provider is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

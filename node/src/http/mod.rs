@@ -19,6 +19,7 @@ mod routes;
 mod server;
 mod state;
 mod system;
+pub mod task_glue;
 #[cfg(test)]
 mod tests;
 mod trace;

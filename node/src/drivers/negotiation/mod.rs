@@ -16,7 +16,7 @@ mod inbox;
 mod outgoing;
 
 pub use board::{BoardTask, TaskBoard};
-pub use driver::{NegotiationParts, start};
+pub use driver::{NegotiationParts, NoResults, ResultFetcher, start};
 pub use handle::{CancelError, HandleError, NegotiationHandle, PoolState, ProviderRun, SubmitError};
 pub use inbox::{Inbox, Queues, inbox};
 pub use outgoing::PeerSender;
