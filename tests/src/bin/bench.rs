@@ -1,0 +1,60 @@
+//! Whole-program measurements: `bench resolve`, `place`, `decide`, `local`, `flood`, `idle`. Prints one JSON object.
+
+use e2e::bench::place::Placing;
+use e2e::bench::{flood, idle, place, resolve};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
+       bench place [PER_SECOND] [SECONDS]     fake pools whose runs end at once
+       bench decide [PER_SECOND] [SECONDS]    the same, calm: decision times
+       bench local [PER_SECOND] [SECONDS]     processes of this machine
+       bench flood [TASKS]
+       bench idle [SECONDS]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, default: u64| match arguments.get(at) {
+        None => Ok(default),
+        Some(text) => text.parse::<u64>().map_err(|_| ()),
+    };
+    let parsed = (number(1, 0), number(2, 0), number(3, 0));
+    let (Ok(_), Ok(_), Ok(_)) = parsed else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let or = |at: usize, default: u64| number(at, default).unwrap_or(default);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let placing =
+        |rate: u64, seconds: u64, backend| Placing { rate: or(1, rate) as f64, seconds: or(2, seconds), backend };
+    let result = runtime.block_on(async {
+        match arguments.first().map(String::as_str) {
+            Some("resolve") => resolve::run(or(1, 100_000), or(2, 20), or(3, 32) as usize).await.map(Some),
+            Some("place") => place::run(placing(600, 60, "fake")).await.map(Some),
+            Some("decide") => place::run(placing(20, 30, "fake")).await.map(Some),
+            Some("local") => place::run(placing(100, 20, "local")).await.map(Some),
+            Some("flood") => flood::run(or(1, 10_000)).await.map(Some),
+            Some("idle") => idle::run(or(1, 30)).await.map(Some),
+            _ => Ok(None),
+        }
+    });
+    match result {
+        Ok(Some(value)) => {
+            println!("{value:#}");
+            ExitCode::SUCCESS
+        }
+        Ok(None) => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
