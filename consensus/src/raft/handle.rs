@@ -1,27 +1,27 @@
 //! The door to the replicated registry: propose, read, and serve other replicas. Cheap to clone.
 
-use super::beacon::{Beacon, Proof};
+use super::beacon::Proof;
+use super::lead::beat;
 use super::log_store::LogStore;
 use super::network::Network;
-use super::seats::{self, Replica, Step};
 use super::snapshots::Incoming;
 use super::state_machine::{Shared, StateMachine};
+use super::status::{Committed, Freshness, ProposeError, ReadError, RegistryStatus, Role, SnapshotError};
 use super::transport::{RaftClass, RaftTransport, TransportError};
 use super::types::{Outcome, Peer, Proposal, Raft};
 use super::wire::{self, Answer, Question};
 use crate::envelope::Federation;
 use crate::registry::command::{genesis_entry, statement_entry};
-use crate::registry::{Genesis, RegistryReader, Response, Standing, Statement, command};
+use crate::registry::{Genesis, RegistryReader, Statement, command};
 use crate::store::{LogDb, StateDb, StoreError};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use cpi::ids::MemberId;
 use ed25519_dalek::SigningKey;
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::storage::Snapshot;
-use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -35,12 +35,11 @@ const ROUND_TRIP_MS_MIN: u64 = 80;
 const HOPS_MAX: u8 = 2;
 /// How long a write waits until it is applied here, after it was committed.
 const APPLIED_HERE: Duration = Duration::from_secs(1);
-/// Between two looks at who should vote, and between beacons.
-const BEAT: Duration = Duration::from_secs(1);
-/// A learner whose log is at most so many entries behind may vote.
-const CAUGHT_UP_ENTRIES: u64 = 256;
 /// Log entries between two snapshots.
 const SNAPSHOT_ENTRIES: u64 = 50_000;
+
+/// Raft's view of itself.
+pub(super) type Metrics = openraft::RaftMetrics<super::types::Types>;
 
 /// How to start.
 pub struct RegistryOptions {
@@ -81,111 +80,27 @@ pub enum StartError {
     Raft(String),
 }
 
-/// A committed command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// Its log index.
-    pub index: u64,
-    /// What it came to; may be a refusal.
-    pub response: Response,
-}
-
-/// Why a command is not known to be committed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ProposeError {
-    /// The envelope does not hold; nobody was asked.
-    #[error("the command does not hold: {0}")]
-    Rejected(String),
-    /// No leader, or no quorum, until the deadline. The command may still be committed: send the same bytes again.
-    #[error("the registry has no quorum at the moment; the command may still be committed")]
-    NoQuorum,
-    /// This node is stopping.
-    #[error("the registry is stopping")]
-    Stopped,
-}
-
-/// Why a linearizable read was not possible.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the registry has no quorum at the moment, so this answer could be stale")]
-pub struct ReadError;
-
-/// Why there is no snapshot.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the snapshot could not be made: {0}")]
-pub struct SnapshotError(String);
-
-/// What this replica is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Orders the writes.
-    Leader,
-    /// Votes.
-    Voter,
-    /// Stands by.
-    Learner,
-    /// Is not in Raft's membership (yet).
-    Follower,
-}
-
-/// How fresh answers of this replica are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    /// Newest applied log index.
-    pub applied_index: u64,
-    /// The newest beacon of a quorum-confirmed leader that is applied here.
-    pub as_of: Option<Timestamp>,
-    /// How long ago it was heard.
-    pub age_ms: Option<u64>,
-    /// Raft's term.
-    pub term: u64,
-    /// Who leads, as far as known here.
-    pub leader: Option<MemberId>,
-    /// What this replica is.
-    pub role: Role,
-}
-
-/// The registry as operators look at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegistryStatus {
-    /// How fresh.
-    pub freshness: Freshness,
-    /// Newest log index here.
-    pub last_log_index: u64,
-    /// Newest committed index as far as known.
-    pub committed_index: u64,
-    /// Index of the newest snapshot.
-    pub snapshot_index: u64,
-    /// Voters: Raft id and member.
-    pub voters: Vec<(u64, MemberId)>,
-    /// Learners: Raft id and member.
-    pub learners: Vec<(u64, MemberId)>,
-    /// Heartbeat interval and election time-outs, in ms.
-    pub timers_ms: (u64, u64, u64),
-    /// The index at which this replica was found to differ from the leader.
-    pub diverged_at: Option<u64>,
-}
-
 /// The replicated registry.
 #[derive(Clone)]
 pub struct RegistryHandle {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    member: MemberId,
-    raft_id: u64,
-    raft: Raft,
-    state: StateDb,
-    shared: Arc<Shared>,
-    transport: Arc<dyn RaftTransport>,
-    signing_key: SigningKey,
-    proof: Mutex<Proof>,
-    incoming: tokio::sync::Mutex<Option<Incoming>>,
-    timers_ms: (u64, u64, u64),
-    beat: Mutex<Option<JoinHandle<()>>>,
+pub(super) struct Inner {
+    pub member: MemberId,
+    pub raft_id: u64,
+    pub raft: Raft,
+    pub state: StateDb,
+    pub shared: Arc<Shared>,
+    pub transport: Arc<dyn RaftTransport>,
+    pub signing_key: SigningKey,
+    pub proof: Mutex<Proof>,
+    pub incoming: tokio::sync::Mutex<Option<Incoming>>,
+    pub timers_ms: (u64, u64, u64),
+    pub beat: Mutex<Option<JoinHandle<()>>>,
 }
 
-fn wall() -> Timestamp {
+pub(super) fn wall() -> Timestamp {
     Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
 }
 
@@ -201,7 +116,6 @@ fn config(round_trip_ms: u64, federation: &Federation) -> Result<Config, StartEr
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         max_in_snapshot_log_to_keep: 5_000,
         install_snapshot_timeout: 60_000,
-        send_snapshot_timeout: 60_000,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
         quorum_loss_probe_interval: Some(2 * max),
@@ -321,7 +235,7 @@ impl RegistryHandle {
         Ok(committed)
     }
 
-    async fn propose_until(
+    pub(super) async fn propose_until(
         &self,
         envelope: Bytes,
         digest: [u8; 32],
@@ -400,7 +314,12 @@ impl RegistryHandle {
             .map(|(_, member)| member)
     }
 
-    async fn ask(&self, to: MemberId, question: &Question, deadline: Duration) -> Result<Answer, TransportError> {
+    pub(super) async fn ask(
+        &self,
+        to: MemberId,
+        question: &Question,
+        deadline: Duration,
+    ) -> Result<Answer, TransportError> {
         let frame = wire::encode(question).into();
         let bytes = self.inner.transport.call(to, RaftClass::Forward, frame, deadline).await?;
         wire::decode(&bytes).map_err(|error| TransportError::Refused { member: to, message: error.to_string() })
@@ -458,7 +377,7 @@ impl RegistryHandle {
             Role::Follower
         };
         let held = self.inner.proof.lock().expect("never poisoned").held;
-        let leads = role == Role::Leader && self.quorum_confirmed(metrics.millis_since_quorum_ack);
+        let leads = role == Role::Leader && self.quorum_confirmed(&metrics);
         Freshness {
             applied_index: *self.inner.shared.applied.borrow(),
             as_of: if leads { Some(wall()) } else { held.map(|(beacon, _)| beacon.at) },
@@ -469,8 +388,8 @@ impl RegistryHandle {
         }
     }
 
-    fn quorum_confirmed(&self, since_ms: Option<u64>) -> bool {
-        since_ms.is_some_and(|since| since < self.inner.timers_ms.2)
+    pub(super) fn quorum_confirmed(&self, metrics: &Metrics) -> bool {
+        metrics.last_quorum_acked.is_some_and(|at| at.elapsed().as_millis() < u128::from(self.inner.timers_ms.2))
     }
 
     /// The applied index, as it grows.
@@ -488,7 +407,7 @@ impl RegistryHandle {
         RegistryStatus {
             freshness: self.freshness(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: metrics.committed.map_or(0, |id| id.index()),
+            committed_index: metrics.cluster_committed.or(metrics.local_committed).map_or(0, |id| id.index()),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index()),
             voters: seats(membership.voter_ids().collect()),
             learners: seats(membership.learner_ids().collect()),
@@ -515,94 +434,6 @@ impl RegistryHandle {
         Ok((checkpoint.path, index))
     }
 
-    /// Answers another replica.
-    ///
-    /// # Errors
-    /// A sentence for the asker, where the frame is no question.
-    pub async fn serve(&self, from: MemberId, class: RaftClass, frame: Bytes) -> Result<Bytes, String> {
-        let question: Question = wire::decode(&frame).map_err(|error| error.to_string())?;
-        let answer = match self.answer(from, class, question).await {
-            Ok(answer) => answer,
-            Err(message) => Answer::Failed(message),
-        };
-        Ok(wire::encode(&answer).into())
-    }
-
-    async fn answer(&self, from: MemberId, class: RaftClass, question: Question) -> Result<Answer, String> {
-        let raft = &self.inner.raft;
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        match question {
-            Question::Append { vote, prev, entries, commit } => {
-                let request = wire::append_request(vote, prev, &entries, commit).map_err(|error| text(&error))?;
-                let response = raft.append_entries(request).await.map_err(|error| text(&error))?;
-                Ok(Answer::Append(response.into()))
-            }
-            Question::Vote { vote, last, transfer, pre } => {
-                let request = wire::vote_request(vote, last, transfer);
-                let response = if pre { raft.pre_vote(request).await } else { raft.vote(request).await };
-                Ok(wire::vote_answer(&response.map_err(|error| text(&error))?))
-            }
-            Question::SnapshotBegin { vote, progress, files } => {
-                let mut incoming = self.inner.incoming.lock().await;
-                *incoming = None;
-                let begun = Incoming::begin(&self.inner.state, from, vote, progress, files);
-                *incoming = Some(begun.map_err(|error| text(&error))?);
-                Ok(Answer::Taken)
-            }
-            Question::SnapshotChunk { file, offset, bytes } => {
-                let mut incoming = self.inner.incoming.lock().await;
-                let current = incoming.as_mut().filter(|current| current.from == from);
-                let current = current.ok_or("no snapshot of yours is coming in")?;
-                current.write(file, offset, &bytes).map_err(|error| text(&error))?;
-                Ok(Answer::Taken)
-            }
-            Question::SnapshotEnd => {
-                let mut incoming = self.inner.incoming.lock().await;
-                if incoming.as_ref().is_none_or(|current| current.from != from) {
-                    return Err("no snapshot of yours is coming in".to_owned());
-                }
-                let current = incoming.take().ok_or("no snapshot is coming in")?;
-                let vote = current.vote;
-                let (meta, snapshot) = current.finish().map_err(|error| text(&error))?;
-                let installed = raft.install_full_snapshot(vote.into(), Snapshot { meta, snapshot }).await;
-                Ok(Answer::Snapshot { vote: installed.map_err(|error| text(&error))?.vote.into() })
-            }
-            Question::Propose { envelope, hops } if class == RaftClass::Forward => {
-                let statement = Statement::open(envelope.to_vec(), &self.federation()).map_err(|error| text(&error))?;
-                let until = Instant::now() + Duration::from_secs(5);
-                match self.propose_until(envelope, statement.digest, until, hops).await {
-                    Ok(Committed { index, response }) => Ok(Answer::Committed { index, response }),
-                    Err(ProposeError::Rejected(message)) => Err(message),
-                    Err(_) => Ok(Answer::NotLeader { leader: raft.current_leader().await }),
-                }
-            }
-            Question::ReadIndex if class == RaftClass::Forward => {
-                let asked = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
-                Ok(Answer::Index(asked.map_err(|error| text(&error))?.0.index()))
-            }
-            Question::Beacon { envelope } if class == RaftClass::Forward => self.heard(from, &envelope),
-            _ => Err("this question does not belong on this stream".to_owned()),
-        }
-    }
-
-    fn heard(&self, from: MemberId, envelope: &[u8]) -> Result<Answer, String> {
-        let (beacon, key) = Beacon::open(envelope, &self.federation()).ok_or("the beacon does not hold")?;
-        let signer = self.reader().member_of_key(&key);
-        // a replica that knows no members yet learns them from the log, not from beacons
-        if signer.is_some_and(|signer| signer.member == from) {
-            self.inner.proof.lock().expect("never poisoned").take(beacon, Instant::now());
-            self.advance_proof();
-        }
-        Ok(Answer::Taken)
-    }
-
-    fn advance_proof(&self) {
-        let applied = *self.inner.shared.applied.borrow();
-        let hashes = self.inner.shared.hashes.lock().expect("never poisoned");
-        let hash_at = |index| hashes.binary_search_by_key(&index, |(at, _)| *at).ok().map(|at| hashes[at].1);
-        self.inner.proof.lock().expect("never poisoned").advance(applied, hash_at);
-    }
-
     #[cfg(test)]
     pub(super) fn inner_raft(&self) -> Raft {
         self.inner.raft.clone()
@@ -616,101 +447,6 @@ impl RegistryHandle {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "the registry's task ended badly");
         }
-    }
-
-    /// The leader's once-a-second work: beacons, and one step towards the wanted seats.
-    async fn lead(&self, silent: &mut BTreeMap<u64, Instant>) {
-        let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        self.advance_proof();
-        if metrics.state != ServerState::Leader || !self.quorum_confirmed(metrics.millis_since_quorum_ack) {
-            silent.clear();
-            return;
-        }
-        let reader = self.reader();
-        let Some(summary) = reader.summary() else { return };
-        let beacon = Beacon {
-            term: metrics.current_term,
-            leader: self.inner.raft_id,
-            index: summary.applied,
-            hash: summary.hash,
-            at: wall(),
-        };
-        let envelope: Bytes = beacon.seal(summary.federation, &self.inner.signing_key).into();
-        let roster = reader.roster();
-        for record in roster.iter().filter(|record| record.member != self.inner.member) {
-            let (handle, envelope, to) = (self.clone(), envelope.clone(), record.member);
-            if handle.inner.transport.rtt_ms(to).is_some() {
-                tokio::spawn(async move { handle.ask(to, &Question::Beacon { envelope }, BEAT).await });
-            }
-        }
-        let membership = metrics.membership_config.membership();
-        if membership.get_joint_config().len() > 1 {
-            // a leader that died in between left it joint; its end is the newest set
-            if let Some(last) = membership.get_joint_config().last() {
-                self.change(Step::SetVoters(last.clone())).await;
-            }
-            return;
-        }
-        let last = metrics.last_log_index.unwrap_or(0);
-        let now = Instant::now();
-        let wanted: BTreeMap<u64, Replica> = roster
-            .iter()
-            .filter(|record| record.standing == Standing::Active)
-            .map(|record| {
-                let id = record.raft_id;
-                let rtt = self.inner.transport.rtt_ms(record.member);
-                let me = id == self.inner.raft_id;
-                if rtt.is_some() || me {
-                    silent.remove(&id);
-                }
-                let since = silent.get(&id).copied().or_else(|| (rtt.is_none() && !me).then_some(now));
-                if let Some(since) = since {
-                    silent.insert(id, since);
-                }
-                let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)).copied().flatten();
-                let replica = Replica {
-                    member: record.member.0,
-                    city: record.place.city.clone(),
-                    reachable: me || rtt.is_some(),
-                    caught_up: me || matched.is_some_and(|id| id.index() + CAUGHT_UP_ENTRIES >= last),
-                    rtt_ms: rtt.unwrap_or(u32::MAX),
-                    silent_ms: since.map_or(0, |since| since.elapsed().as_millis() as u64),
-                };
-                (id, replica)
-            })
-            .collect();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        let learners: BTreeSet<u64> = membership.learner_ids().collect();
-        let target = reader.policy().voters;
-        if let Some(step) = seats::next_step(self.inner.raft_id, target, &wanted, &voters, &learners) {
-            self.change(step).await;
-        }
-    }
-
-    async fn change(&self, step: Step) {
-        let raft = &self.inner.raft;
-        tracing::info!(?step, "registry membership changes");
-        let changed = match step.clone() {
-            Step::AddLearner { id, member } => raft.add_learner(id, Peer { member }, false).await.map(drop),
-            // a voter that steps down stays as a learner until it is no longer wanted
-            Step::SetVoters(voters) => raft.change_membership(voters, true).await.map(drop),
-            Step::Remove(id) => raft.change_membership(ChangeMembers::RemoveNodes([id].into()), true).await.map(drop),
-        };
-        if let Err(error) = changed {
-            tracing::warn!(?step, %error, "the membership did not change; it is tried again");
-        }
-    }
-}
-
-/// Once a second, while the handle lives.
-async fn beat(inner: std::sync::Weak<Inner>) {
-    let mut ticks = tokio::time::interval(BEAT / 2);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut silent = BTreeMap::new();
-    loop {
-        ticks.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        RegistryHandle { inner }.lead(&mut silent).await;
     }
 }
 

@@ -9,19 +9,20 @@
 
 mod beacon;
 mod handle;
+mod lead;
 mod log_store;
 mod network;
 mod seats;
+mod serve;
 mod snapshots;
 mod state_machine;
+mod status;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod types;
 mod wire;
 
-pub use handle::{
-    Committed, Freshness, ProposeError, ReadError, RegistryHandle, RegistryOptions, RegistryStatus, Role,
-    SnapshotError, StartError,
-};
+pub use handle::{RegistryHandle, RegistryOptions, StartError};
+pub use status::{Committed, Freshness, ProposeError, ReadError, RegistryStatus, Role, SnapshotError};
 pub use transport::{RaftClass, RaftTransport, TransportError};

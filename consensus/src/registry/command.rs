@@ -270,13 +270,13 @@ pub enum EntryBody {
 
 #[derive(Serialize, Deserialize)]
 enum StoredEntry {
-    Genesis { stamp: Timestamp, genesis: Genesis },
+    Genesis { stamp: Timestamp, genesis: Box<Genesis> },
     Statement { stamp: Timestamp, envelope: Vec<u8> },
 }
 
 /// Bytes of the log entry for a genesis.
 pub fn genesis_entry(stamp: Timestamp, genesis: &Genesis) -> Vec<u8> {
-    codec::encode(VERSION, &StoredEntry::Genesis { stamp, genesis: genesis.clone() }).expect("plain fields")
+    codec::encode(VERSION, &StoredEntry::Genesis { stamp, genesis: Box::new(genesis.clone()) }).expect("plain fields")
 }
 
 /// Bytes of the log entry for a signed command.
@@ -304,7 +304,7 @@ impl Entry {
     ) -> Result<Self, StatementError> {
         let stored = codec::decode(VERSION, bytes, COMMAND_BYTES_MAX + 4096).map_err(StatementError::Entry)?;
         Ok(match stored {
-            StoredEntry::Genesis { stamp, genesis } => Self { stamp, body: EntryBody::Genesis(Box::new(genesis)) },
+            StoredEntry::Genesis { stamp, genesis } => Self { stamp, body: EntryBody::Genesis(genesis) },
             StoredEntry::Statement { stamp, envelope } => {
                 let digest = cpi::ids::ContentDigest::of(&envelope).0;
                 let opened = if is_known(&digest) {

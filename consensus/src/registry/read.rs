@@ -292,11 +292,6 @@ impl RegistryReader {
         });
         releases
     }
-
-    /// Reads of anything else, for drivers in this crate.
-    pub(crate) fn kv(&self) -> &dyn KvRead {
-        &*self.kv
-    }
 }
 
 /// The text as it is stored begins with the scheme and version; people often leave them out, or write lower case.

@@ -11,6 +11,9 @@ const ENTRY: u8 = b'e';
 /// Marks lie under `m` and their name.
 const MARK: u8 = b'm';
 
+/// An entry's index and bytes.
+type IndexedBytes = (u64, Box<[u8]>);
+
 /// A single value beside the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogMark {
@@ -117,7 +120,7 @@ impl LogDb {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn entries(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<(u64, Box<[u8]>)>, StoreError> {
+    pub fn entries(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<IndexedBytes>, StoreError> {
         let mut out = Vec::new();
         let mut bytes = 0;
         let start = entry_key(from);
@@ -137,7 +140,7 @@ impl LogDb {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn last(&self) -> Result<Option<(u64, Box<[u8]>)>, StoreError> {
+    pub fn last(&self) -> Result<Option<IndexedBytes>, StoreError> {
         let end = entry_key(u64::MAX);
         match self.inner.db.iterator(IteratorMode::From(&end, Direction::Reverse)).next() {
             None => Ok(None),

@@ -11,6 +11,9 @@ use tokio::sync::oneshot;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Table(pub u8);
 
+/// A key without its table's byte, and its value.
+pub type KeyAndValue = (Vec<u8>, Vec<u8>);
+
 /// Changes that become durable together or not at all.
 #[derive(Default)]
 pub struct RecordBatch {
@@ -127,7 +130,7 @@ impl Records {
         from: &[u8],
         until: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<KeyAndValue>, StoreError> {
         let start = full_key(table, from);
         self.walk(table, IteratorMode::From(&start, Direction::Forward), limit, |key| {
             until.is_none_or(|until| key < until)
@@ -138,7 +141,7 @@ impl Records {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn scan_back(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn scan_back(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<KeyAndValue>, StoreError> {
         let start = full_key(table, from);
         self.walk(table, IteratorMode::From(&start, Direction::Reverse), limit, |_| true)
     }
@@ -149,7 +152,7 @@ impl Records {
         mode: IteratorMode<'_>,
         limit: usize,
         within: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<KeyAndValue>, StoreError> {
         let mut out = Vec::new();
         for item in self.inner.db.iterator(mode) {
             if out.len() == limit {

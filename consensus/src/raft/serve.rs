@@ -1,0 +1,104 @@
+//! Answers to other replicas, by the class of stream that a question came on.
+
+use super::beacon::Beacon;
+use super::handle::RegistryHandle;
+use super::snapshots::Incoming;
+use super::status::{Committed, ProposeError};
+use super::transport::RaftClass;
+use super::wire::{self, Answer, Question};
+use crate::registry::Statement;
+use bytes::Bytes;
+use cpi::ids::MemberId;
+use openraft::raft::ReadPolicy;
+use openraft::storage::Snapshot;
+use std::time::{Duration, Instant};
+
+impl RegistryHandle {
+    /// Answers another replica.
+    ///
+    /// # Errors
+    /// A sentence for the asker, where the frame is no question.
+    pub async fn serve(&self, from: MemberId, class: RaftClass, frame: Bytes) -> Result<Bytes, String> {
+        let question: Question = wire::decode(&frame).map_err(|error| error.to_string())?;
+        let answer = match self.answer(from, class, question).await {
+            Ok(answer) => answer,
+            Err(message) => Answer::Failed(message),
+        };
+        Ok(wire::encode(&answer).into())
+    }
+
+    async fn answer(&self, from: MemberId, class: RaftClass, question: Question) -> Result<Answer, String> {
+        let raft = &self.inner.raft;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        match question {
+            Question::Append { vote, prev, entries, commit } => {
+                let request = wire::append_request(vote, prev, &entries, commit).map_err(|error| text(&error))?;
+                let response = raft.append_entries(request).await.map_err(|error| text(&error))?;
+                Ok(Answer::Append(response.into()))
+            }
+            Question::Vote { vote, last, transfer, pre } => {
+                let request = wire::vote_request(vote, last, transfer);
+                let response = if pre { raft.pre_vote(request).await } else { raft.vote(request).await };
+                Ok(wire::vote_answer(&response.map_err(|error| text(&error))?))
+            }
+            Question::SnapshotBegin { vote, progress, files } => {
+                let mut incoming = self.inner.incoming.lock().await;
+                *incoming = None;
+                let begun = Incoming::begin(&self.inner.state, from, vote, progress, files);
+                *incoming = Some(begun.map_err(|error| text(&error))?);
+                Ok(Answer::Taken)
+            }
+            Question::SnapshotChunk { file, offset, bytes } => {
+                let mut incoming = self.inner.incoming.lock().await;
+                let current = incoming.as_mut().filter(|current| current.from == from);
+                let current = current.ok_or("no snapshot of yours is coming in")?;
+                current.write(file, offset, &bytes).map_err(|error| text(&error))?;
+                Ok(Answer::Taken)
+            }
+            Question::SnapshotEnd => {
+                let mut incoming = self.inner.incoming.lock().await;
+                if incoming.as_ref().is_none_or(|current| current.from != from) {
+                    return Err("no snapshot of yours is coming in".to_owned());
+                }
+                let current = incoming.take().ok_or("no snapshot is coming in")?;
+                let vote = current.vote;
+                let (meta, snapshot) = current.finish().map_err(|error| text(&error))?;
+                let installed = raft.install_full_snapshot(vote.into(), Snapshot { meta, snapshot }).await;
+                Ok(Answer::Snapshot { vote: installed.map_err(|error| text(&error))?.vote.into() })
+            }
+            Question::Propose { envelope, hops } if class == RaftClass::Forward => {
+                let statement = Statement::open(envelope.to_vec(), &self.federation()).map_err(|error| text(&error))?;
+                let until = Instant::now() + Duration::from_secs(5);
+                match self.propose_until(envelope, statement.digest, until, hops).await {
+                    Ok(Committed { index, response }) => Ok(Answer::Committed { index, response }),
+                    Err(ProposeError::Rejected(message)) => Err(message),
+                    Err(_) => Ok(Answer::NotLeader { leader: raft.current_leader().await }),
+                }
+            }
+            Question::ReadIndex if class == RaftClass::Forward => {
+                let asked = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+                Ok(Answer::Index(asked.map_err(|error| text(&error))?.0.index()))
+            }
+            Question::Beacon { envelope } if class == RaftClass::Forward => self.heard(from, &envelope),
+            _ => Err("this question does not belong on this stream".to_owned()),
+        }
+    }
+
+    fn heard(&self, from: MemberId, envelope: &[u8]) -> Result<Answer, String> {
+        let (beacon, key) = Beacon::open(envelope, &self.federation()).ok_or("the beacon does not hold")?;
+        let signer = self.reader().member_of_key(&key);
+        // a replica that knows no members yet learns them from the log, not from beacons
+        if signer.is_some_and(|signer| signer.member == from) {
+            self.inner.proof.lock().expect("never poisoned").take(beacon, Instant::now());
+            self.advance_proof();
+        }
+        Ok(Answer::Taken)
+    }
+
+    pub(super) fn advance_proof(&self) {
+        let applied = *self.inner.shared.applied.borrow();
+        let hashes = self.inner.shared.hashes.lock().expect("never poisoned");
+        let hash_at = |index| hashes.binary_search_by_key(&index, |(at, _)| *at).ok().map(|at| hashes[at].1);
+        self.inner.proof.lock().expect("never poisoned").advance(applied, hash_at);
+    }
+}
