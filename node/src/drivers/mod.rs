@@ -4,6 +4,8 @@ pub mod custody;
 pub mod digests;
 pub mod members;
 pub mod negotiation;
+pub mod raft;
 pub mod registry;
+pub mod roster;
 pub mod run_channel;
 pub mod runs;

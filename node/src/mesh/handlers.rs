@@ -66,3 +66,61 @@ pub struct Handlers {
     /// For the join protocol; without it joiners are refused.
     pub join: Option<std::sync::Arc<dyn JoinHandler>>,
 }
+
+/// A handler that is put in place later: the mesh is started before the drivers that need its handle. The gate lets nobody
+/// in before there is a roster, so nothing is refused in between.
+pub struct Late<H: ?Sized>(std::sync::OnceLock<std::sync::Arc<H>>);
+
+impl<H: ?Sized> Default for Late<H> {
+    fn default() -> Self {
+        Self(std::sync::OnceLock::new())
+    }
+}
+
+impl<H: ?Sized> Late<H> {
+    /// Puts the handler in place; a second one is ignored.
+    pub fn set(&self, handler: std::sync::Arc<H>) {
+        let _ = self.0.set(handler);
+    }
+}
+
+#[async_trait]
+impl FrameHandler for Late<dyn FrameHandler> {
+    async fn on_request(&self, from: MemberId, class: StreamClass, frame: Bytes) -> Result<Bytes, String> {
+        match self.0.get() {
+            Some(handler) => handler.on_request(from, class, frame).await,
+            None => Err("the node is starting".to_owned()),
+        }
+    }
+
+    fn on_frame(&self, from: MemberId, class: StreamClass, frame: Bytes) {
+        if let Some(handler) = self.0.get() {
+            handler.on_frame(from, class, frame);
+        }
+    }
+}
+
+#[async_trait]
+impl BulkHandler for Late<dyn BulkHandler> {
+    async fn on_bulk(&self, from: MemberId, header: Bytes, stream: BulkStream) {
+        if let Some(handler) = self.0.get() {
+            handler.on_bulk(from, header, stream).await;
+        }
+    }
+}
+
+impl GossipHandler for Late<dyn GossipHandler> {
+    fn on_gossip(&self, author: MemberId, topic: Topic, payload: Bytes) -> GossipVerdict {
+        self.0.get().map_or(GossipVerdict::Ignore, |handler| handler.on_gossip(author, topic, payload))
+    }
+}
+
+#[async_trait]
+impl JoinHandler for Late<dyn JoinHandler> {
+    async fn on_join(&self, peer: JoinPeer, frame: Bytes) -> Result<Bytes, String> {
+        match self.0.get() {
+            Some(handler) => handler.on_join(peer, frame).await,
+            None => Err("the node is starting: ask again".to_owned()),
+        }
+    }
+}

@@ -41,7 +41,7 @@ pub use class::{ClassLimits, StreamClass};
 pub use config::{MeshConfig, MeshSettings};
 pub use error::{MeshError, StartMeshError};
 pub use handle::MeshHandle;
-pub use handlers::{BulkHandler, FrameHandler, GossipHandler, GossipVerdict, Handlers, JoinHandler, JoinPeer};
+pub use handlers::{BulkHandler, FrameHandler, GossipHandler, GossipVerdict, Handlers, JoinHandler, JoinPeer, Late};
 pub use join::{AskError, ask};
 pub use peers::{PeerEvent, PeerView};
 pub use roster::{RosterEntry, peer_name};
