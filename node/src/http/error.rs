@@ -95,3 +95,41 @@ impl From<Reason> for ApiError {
         Self::new(code, reason.to_string()).reason(reason.code)
     }
 }
+
+impl From<consensus::registry::Refusal> for ApiError {
+    /// What the registry refused.
+    fn from(refusal: consensus::registry::Refusal) -> Self {
+        use consensus::registry::Refusal as R;
+        let text = refusal.to_string();
+        match refusal {
+            R::Invalid { field, .. } => Self::field(FieldError::new(field, text)),
+            R::UnknownSigner | R::SignerNotActive { .. } | R::ForeignEnterprise { .. } => Self::new(Code::Denied, text),
+            R::OwnedByOther { .. } | R::Taken { .. } | R::InvitationUsed | R::Retired { .. } | R::LastMember => {
+                Self::new(Code::Conflict, text)
+            }
+            R::RevisionMismatch { .. } => Self::new(Code::StaleRevision, text),
+            R::NotFound { .. } => Self::new(Code::NotFound, text),
+            R::OtherIdentity { .. } => Self::new(Code::Invalid, text),
+            R::SequenceTooOld { .. } | R::Equivocation { .. } | R::NeedsApprovals { .. } => {
+                Self::new(Code::Refused, text)
+            }
+        }
+    }
+}
+
+impl From<consensus::raft::ProposeError> for ApiError {
+    fn from(error: consensus::raft::ProposeError) -> Self {
+        use consensus::raft::ProposeError as P;
+        let text = error.to_string();
+        match error {
+            P::Rejected(_) => Self::new(Code::Invalid, text),
+            P::NoQuorum | P::Stopped => Self::new(Code::Unavailable, text),
+        }
+    }
+}
+
+impl From<crate::identity::SignerError> for ApiError {
+    fn from(error: crate::identity::SignerError) -> Self {
+        Self::new(Code::DiskFull, error.to_string())
+    }
+}

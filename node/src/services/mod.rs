@@ -9,6 +9,7 @@ pub mod identifiers;
 pub mod logs;
 pub mod member_views;
 pub mod plans;
+pub mod members;
 pub mod pool_views;
 pub mod pools;
 pub mod registry;
