@@ -51,6 +51,8 @@ pub enum MemberCommand {
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = super::duration)]
         ttl: std::time::Duration,
     },
+    /// Joins the federation that a token invites to. Run it on the new region's machine, before its node.
+    Join(super::daemon::JoinArgs),
     /// Admits a region that asked to join with an invitation.
     Approve {
         /// Member id or region.
@@ -113,6 +115,7 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
             }
             output.next("on the new region's machine: causeway member join TOKEN");
         }
+        MemberCommand::Join(arguments) => return super::daemon::join_async(&arguments, context).await,
         MemberCommand::Approve { member } => act(context, &client, &member, "approve", None).await?,
         MemberCommand::Resume { member } => act(context, &client, &member, "resume", None).await?,
         MemberCommand::Suspend { member, reason, yes } => {

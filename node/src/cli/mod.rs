@@ -7,6 +7,7 @@ mod adapter;
 mod client;
 mod completion;
 mod config;
+mod daemon;
 mod dict;
 mod doctor;
 mod exit;
@@ -93,6 +94,10 @@ pub struct Global {
 /// The nouns.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs this region's node until it is told to stop.
+    Node(daemon::NodeArgs),
+    /// Founds a federation, with this node as its first member.
+    Init(daemon::InitArgs),
     /// Identifiers: encode, decode, register, resolve, search.
     #[command(subcommand)]
     Id(id::IdCommand),
@@ -211,6 +216,9 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn perform(command: Command, context: &Context) -> Result<Exit, CliError> {
     match command {
+        Command::Node(arguments) => daemon::node(&arguments),
+        Command::Init(arguments) => daemon::init(&arguments, context),
+        Command::Member(member::MemberCommand::Join(arguments)) => daemon::join(&arguments, context),
         Command::Config(command) => config::run(command, context),
         Command::Completion(arguments) => completion::run(&arguments),
         Command::Id(command) => block_on(id::run(command, context)),

@@ -11,7 +11,11 @@ use tokio_util::sync::CancellationToken;
 pub type Members = watch::Receiver<Arc<Vec<MemberRecord>>>;
 
 /// Starts following the registry. What is applied already is in force when this returns, if there is anything.
-pub fn follow(registry: RegistryHandle, mesh: MeshHandle, stop: CancellationToken) -> (Members, tokio::task::JoinHandle<()>) {
+pub fn follow(
+    registry: RegistryHandle,
+    mesh: MeshHandle,
+    stop: CancellationToken,
+) -> (Members, tokio::task::JoinHandle<()>) {
     let (sender, members) = watch::channel(Arc::new(Vec::new()));
     let mut applied = registry.watch_applied();
     let mut seen = None;

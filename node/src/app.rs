@@ -1,0 +1,251 @@
+//! The node assembled: builds its parts in order, says when it is ready, and stops them in reverse.
+//!
+//! ```text
+//! data folder + lock -> keys, membership -> records -> signer -> mesh (gate closed) -> registry -> roster (gate opens)
+//!   -> admission desk -> services -> HTTP -> node.json                                         SIGTERM: all of it backwards
+//! ```
+
+mod folder;
+mod parts;
+mod trace;
+
+pub use folder::{DataFolder, FolderError};
+pub use trace::start_tracing;
+
+use crate::config::NodeConfig;
+use crate::drivers::raft::{MeshTransport, RegistryFrames};
+use crate::drivers::roster::{self, Members};
+use crate::http::auth::ApiKey;
+use crate::http::{AppState, HttpServer, NodeFile, Published, Services, serve};
+use crate::identity::{Identity, Signer};
+use crate::join::{AdmissionDesk, Membership};
+use crate::mesh::{
+    BulkHandler, FrameHandler, GossipHandler, Handlers, JoinHandler, Late, Mesh, MeshConfig, MeshHandle, MeshSettings,
+    StreamClass,
+};
+use crate::metrics::Metrics;
+use crate::services::members::MemberService;
+use anyhow::Context as _;
+use consensus::raft::{RegistryHandle, RegistryOptions};
+use consensus::store::Records;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A running node.
+pub struct Node {
+    config: NodeConfig,
+    mesh: MeshHandle,
+    registry: RegistryHandle,
+    http: HttpServer,
+    published: Published,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// Held until the process ends: no second process may open this folder.
+    _folder: DataFolder,
+}
+
+/// Handlers that are put in place once their drivers run.
+#[derive(Default)]
+struct LateHandlers {
+    registry: Arc<RegistryFrames>,
+    negotiation: Arc<Late<dyn FrameHandler>>,
+    logs: Arc<Late<dyn FrameHandler>>,
+    bulk: Arc<Late<dyn BulkHandler>>,
+    gossip: Arc<Late<dyn GossipHandler>>,
+    join: Arc<Late<dyn JoinHandler>>,
+}
+
+impl LateHandlers {
+    fn handlers(&self) -> Handlers {
+        let mut frames: BTreeMap<StreamClass, Arc<dyn FrameHandler>> = BTreeMap::new();
+        for class in [StreamClass::RaftControl, StreamClass::RaftLog, StreamClass::RaftSnapshot, StreamClass::Registry]
+        {
+            frames.insert(class, self.registry.clone());
+        }
+        frames.insert(StreamClass::Negotiation, self.negotiation.clone());
+        frames.insert(StreamClass::RunEvents, self.negotiation.clone());
+        frames.insert(StreamClass::Logs, self.logs.clone());
+        Handlers {
+            frames,
+            bulk: Some(self.bulk.clone()),
+            gossip: Some(self.gossip.clone()),
+            join: Some(self.join.clone()),
+        }
+    }
+}
+
+impl Node {
+    /// Starts all parts. What was started is stopped again if a later part cannot start.
+    ///
+    /// # Errors
+    /// The part that failed, and why.
+    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        let began = Instant::now();
+        let folder = DataFolder::open(&config.data.dir)?;
+        let membership = Membership::load(folder.path())?;
+        let identity = Identity::load(&config.keys_dir())?;
+        let records = Records::open(&config.records_dir()).context("opening the node's records")?;
+        let signer = Signer::open(&identity, membership.federation, records.clone())?;
+        let late = LateHandlers::default();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+        let mesh = start_mesh(&config, &identity, &membership, &late).await?;
+        let registry = start_registry(&config, &identity, &membership, &mesh).await?;
+        late.registry.serve_registry(registry.clone());
+        let members = follow_members(&registry, &mesh, &membership, &stop, &tasks);
+        tasks.spawn(parts::announce(
+            membership.member,
+            announced(&config, &mesh.listening()),
+            registry.clone(),
+            signer.clone(),
+            members.clone(),
+            stop.clone(),
+        ));
+
+        let desk = Arc::new(AdmissionDesk::new(
+            membership.member,
+            membership.genesis.clone(),
+            identity.transport_key(),
+            signer.clone(),
+            Arc::new(registry.clone()),
+            parts::wall,
+        ));
+        late.join.set(desk.clone());
+
+        let metrics = Arc::new(Metrics::new());
+        parts::watch_mesh(&metrics, &mesh);
+        let services = Services {
+            members: Some(Arc::new(MemberService::new(
+                membership.member,
+                registry.clone(),
+                mesh.clone(),
+                signer.clone(),
+                desk,
+            ))),
+            readiness: vec![Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member })],
+            ..Services::default()
+        };
+        let key = ApiKey::open_or_create(&config.api_key_file())?;
+        let region = config.region.name.clone();
+        let state = AppState::new(region.clone(), region.as_str(), key, config.http.clone(), metrics, services);
+        let http = serve(state).await?;
+        let published = publish(&config, &http, &mesh)?;
+        tracing::info!(
+            %region, member = %membership.member, federation = membership.genesis.name, http = http.url(),
+            elapsed_ms = began.elapsed().as_millis() as u64, "the node is up"
+        );
+        Ok(Self { config, mesh, registry, http, published, stop, tasks, _folder: folder })
+    }
+
+    /// Where the HTTP interface is.
+    pub fn url(&self) -> String {
+        self.http.url()
+    }
+
+    /// Stops all parts in reverse. Runs go on under their supervisors.
+    pub async fn stop(self) {
+        let began = Instant::now();
+        drop(self.published);
+        self.http.stop(Duration::from_millis(self.config.node.shutdown_grace_ms)).await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.registry.shutdown().await;
+        self.mesh.stop().await;
+        tracing::info!(elapsed_ms = began.elapsed().as_millis() as u64, "the node has stopped");
+    }
+}
+
+async fn start_mesh(
+    config: &NodeConfig,
+    identity: &Identity,
+    membership: &Membership,
+    late: &LateHandlers,
+) -> anyhow::Result<MeshHandle> {
+    let mesh = MeshConfig {
+        me: membership.member,
+        federation: membership.federation,
+        settings: MeshSettings::try_from(&config.mesh)?,
+    };
+    Ok(Mesh::start(&identity.transport_seed(), mesh, late.handlers()).await?)
+}
+
+async fn start_registry(
+    config: &NodeConfig,
+    identity: &Identity,
+    membership: &Membership,
+    mesh: &MeshHandle,
+) -> anyhow::Result<RegistryHandle> {
+    let options = RegistryOptions {
+        dir: config.registry_dir(),
+        member: membership.member,
+        raft_id: membership.raft_id,
+        federation: membership.federation,
+        signing_key: identity.signing_key().clone(),
+        round_trip_ms: config.registry.heartbeat_ms_min / 2,
+        found: membership.is_founder().then(|| membership.genesis.clone()),
+    };
+    let transport = Arc::new(MeshTransport::new(mesh.clone()));
+    RegistryHandle::start(options, transport).await.context("starting the registry")
+}
+
+/// Opens the gate: to those that the registry knows, or to those that were there when this node was admitted.
+fn follow_members(
+    registry: &RegistryHandle,
+    mesh: &MeshHandle,
+    membership: &Membership,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Members {
+    if registry.reader().summary().is_none() {
+        mesh.set_roster(membership.roster.iter().cloned().map(Into::into).collect());
+    }
+    let (members, task) = roster::follow(registry.clone(), mesh.clone(), stop.clone());
+    tasks.spawn(async move { drop(task.await) });
+    members
+}
+
+/// The addresses that other members dial: those configured, else those listened on that others can reach.
+fn announced(config: &NodeConfig, listening: &[String]) -> Vec<String> {
+    if !config.mesh.announce.is_empty() {
+        return config.mesh.announce.clone();
+    }
+    let beyond: Vec<String> = listening.iter().filter(|address| !parts::is_loopback(address)).cloned().collect();
+    if beyond.is_empty() { listening.to_vec() } else { beyond }
+}
+
+fn publish(config: &NodeConfig, http: &HttpServer, mesh: &MeshHandle) -> anyhow::Result<Published> {
+    let file = NodeFile {
+        region: config.region.name.to_string(),
+        pid: std::process::id(),
+        started_at: jiff::Timestamp::now().to_string(),
+        url: http.url(),
+        api_key_file: std::path::absolute(config.api_key_file())?,
+        ca_file: config.http.tls().then(|| config.http.tls_cert.clone()),
+        mesh: mesh.listening(),
+        data_dir: std::path::absolute(&config.data.dir)?,
+    };
+    file.publish().context("writing node.json")
+}
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// A part that cannot start.
+pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
+    let mut told = parts::Told::new()?;
+    let node = tokio::select! {
+        node = Node::start(config) => node?,
+        signal = told.to_stop() => {
+            tracing::info!(signal, "told to stop while starting");
+            return Ok(());
+        }
+    };
+    let signal = told.to_stop().await;
+    tracing::info!(signal, "told to stop");
+    node.stop().await;
+    Ok(())
+}

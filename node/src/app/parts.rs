@@ -1,0 +1,133 @@
+//! Small parts of the assembly: signals, the wall clock, readiness, and keeping our own record in the registry true.
+
+use crate::drivers::roster::Members;
+use crate::http::{Check, ReadinessCheck};
+use crate::identity::Signer;
+use crate::mesh::MeshHandle;
+use crate::metrics::{Metrics, State};
+use async_trait::async_trait;
+use consensus::raft::RegistryHandle;
+use consensus::registry::Command;
+use consensus::registry::command::MemberUpdate;
+use consensus::time::Timestamp;
+use cpi::ids::MemberId;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Between two tries to tell the registry where this node listens.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(2);
+/// Wait for one such commit.
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
+
+/// The wall clock.
+pub(super) fn wall() -> Timestamp {
+    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+}
+
+/// The signals that end a node.
+pub(super) struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub async fn to_stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Whether a multiaddr is of this machine only.
+pub(super) fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
+}
+
+/// Has the registry name the addresses that this node announces, whenever they differ.
+pub(super) async fn announce(
+    me: MemberId,
+    addresses: Vec<String>,
+    registry: RegistryHandle,
+    signer: Signer,
+    mut members: Members,
+    stop: CancellationToken,
+) {
+    let keep = async {
+        loop {
+            let differs = {
+                let records = members.borrow_and_update();
+                let own = records.iter().find(|record| record.member == me);
+                own.filter(|own| own.addresses != addresses).map(|own| own.revision)
+            };
+            match differs {
+                None => {
+                    if members.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Some(expected_revision) => {
+                    let update = MemberUpdate {
+                        expected_revision,
+                        addresses: Some(addresses.clone()),
+                        transport_key: None,
+                        signing_key: None,
+                    };
+                    match signer.seal_command(Command::UpdateMember(update).to_bytes()) {
+                        Ok(envelope) => match registry.propose(envelope.to_bytes(), ANNOUNCE_WAIT).await {
+                            Ok(committed) => match committed.response.refusal() {
+                                None => tracing::info!(?addresses, "the registry knows where this node listens"),
+                                Some(refusal) => tracing::warn!(%refusal, "our addresses were refused"),
+                            },
+                            Err(error) => tracing::debug!(%error, "our addresses are not committed yet"),
+                        },
+                        Err(error) => tracing::error!(%error, "our addresses cannot be signed"),
+                    }
+                    tokio::time::sleep(ANNOUNCE_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keep => {}
+    }
+}
+
+/// The registry is ready once this node's own record is applied here and a leader is known.
+pub(super) struct RegistryReady {
+    pub registry: RegistryHandle,
+    pub me: MemberId,
+}
+
+#[async_trait]
+impl ReadinessCheck for RegistryReady {
+    async fn check(&self) -> Check {
+        let freshness = self.registry.freshness();
+        let known = self.registry.reader().member(self.me).is_some();
+        let leader = freshness.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+        Check {
+            name: "registry".to_owned(),
+            ok: known && freshness.leader.is_some(),
+            detail: format!("applied {}, leader {leader}, own record {known}", freshness.applied_index),
+        }
+    }
+}
+
+/// Shows the mesh's counters to Prometheus.
+pub(super) fn watch_mesh(metrics: &Arc<Metrics>, mesh: &MeshHandle) {
+    let mesh = mesh.clone();
+    metrics.on_scrape(move |metrics| {
+        let peers = mesh.peers();
+        let connected = peers.iter().filter(|peer| peer.connected).count();
+        let set = |state, count: usize| metrics.peers.get_or_create(&State { state }).set(count as i64);
+        set("connected", connected);
+        set("away", peers.len() - connected);
+    });
+}
