@@ -14,8 +14,10 @@ pub use trace::start_tracing;
 
 use crate::config::NodeConfig;
 use crate::drivers::raft::{MeshTransport, RegistryFrames};
+use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::{self, Members};
 use crate::http::auth::ApiKey;
+use crate::http::glue::{Dictionaries, RegistryDoor};
 use crate::http::{AppState, HttpServer, NodeFile, Published, Services, serve};
 use crate::identity::{Identity, Signer};
 use crate::join::{AdmissionDesk, Membership};
@@ -24,7 +26,10 @@ use crate::mesh::{
     StreamClass,
 };
 use crate::metrics::Metrics;
+use crate::services::dictionary::DictionaryService;
+use crate::services::identifiers::IdentifierService;
 use crate::services::members::MemberService;
+use crate::services::registry::Registry;
 use anyhow::Context as _;
 use consensus::raft::{RegistryHandle, RegistryOptions};
 use consensus::store::Records;
@@ -117,7 +122,17 @@ impl Node {
 
         let metrics = Arc::new(Metrics::new());
         parts::watch_mesh(&metrics, &mesh);
+        let commit_wait = Duration::from_millis(config.registry.commit_wait_ms);
+        let door = LiveRegistry::new(membership.member, registry.clone(), signer.clone(), records.clone(), commit_wait);
+        tasks.spawn(door.clone().resend(stop.clone()));
+        let dictionary = DictionaryService::default();
+        tasks.spawn(parts::follow_dictionary(dictionary.clone(), registry.clone(), stop.clone()));
+        parts::watch_registry(&metrics, door.clone());
+        let door: Arc<dyn Registry> = Arc::new(door);
         let services = Services {
+            identifiers: Some(Arc::new(IdentifierService::new(door.clone(), dictionary.clone(), None))),
+            dictionary: Some(Arc::new(Dictionaries { service: dictionary, registry: door.clone() })),
+            registry: Some(Arc::new(RegistryDoor(door))),
             members: Some(Arc::new(MemberService::new(
                 membership.member,
                 registry.clone(),

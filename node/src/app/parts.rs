@@ -1,16 +1,20 @@
 //! Small parts of the assembly: signals, the wall clock, readiness, and keeping our own record in the registry true.
 
+use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::Members;
 use crate::http::{Check, ReadinessCheck};
 use crate::identity::Signer;
 use crate::mesh::MeshHandle;
 use crate::metrics::{Metrics, State};
+use crate::services::dictionary::DictionaryService;
+use crate::services::registry::Registry as _;
 use async_trait::async_trait;
 use consensus::raft::RegistryHandle;
 use consensus::registry::Command;
 use consensus::registry::command::MemberUpdate;
 use consensus::time::Timestamp;
 use cpi::ids::MemberId;
+use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -130,4 +134,39 @@ pub(super) fn watch_mesh(metrics: &Arc<Metrics>, mesh: &MeshHandle) {
         set("connected", connected);
         set("away", peers.len() - connected);
     });
+}
+
+/// Shows where the registry stands to Prometheus.
+pub(super) fn watch_registry(metrics: &Arc<Metrics>, registry: LiveRegistry) {
+    metrics.on_scrape(move |metrics| {
+        let status = registry.status();
+        let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&metrics.raft_term, status.term);
+        set(&metrics.raft_commit_index, status.commit_index);
+        set(&metrics.raft_applied_index, status.applied_index);
+        set(&metrics.registry_ids.get_or_create(&State { state: "active" }), status.identifiers);
+        set(&metrics.registry_ids.get_or_create(&State { state: "pending" }), status.pending);
+    });
+}
+
+/// Loads each dictionary release that the registry puts in force.
+pub(super) async fn follow_dictionary(
+    dictionary: DictionaryService,
+    registry: RegistryHandle,
+    stop: CancellationToken,
+) {
+    let mut applied = registry.watch_applied();
+    loop {
+        match dictionary.follow(&registry.reader()) {
+            Ok(None) => {}
+            Ok(Some(release)) => tracing::info!(release, "another dictionary release is in force"),
+            Err(error) => tracing::error!(%error, "the dictionary release in force cannot be read"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = applied.changed() => if changed.is_err() { return },
+        }
+        // a burst of entries is looked at once
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

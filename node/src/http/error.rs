@@ -102,8 +102,13 @@ impl From<consensus::registry::Refusal> for ApiError {
         use consensus::registry::Refusal as R;
         let text = refusal.to_string();
         match refusal {
-            R::Invalid { field, .. } => Self::field(FieldError::new(field, text)),
-            R::UnknownSigner | R::SignerNotActive { .. } | R::ForeignEnterprise { .. } => Self::new(Code::Denied, text),
+            R::Invalid { field, expected } => {
+                let message = format!("expected {expected}");
+                Self::field(FieldError { expected: Some(expected), ..FieldError::new(field, message) })
+            }
+            R::UnknownSigner | R::SignerNotActive { .. } | R::ForeignEnterprise { .. } => {
+                Self::new(Code::Denied, text).reason(ReasonCode::NotPermitted)
+            }
             R::OwnedByOther { .. } | R::Taken { .. } | R::InvitationUsed | R::Retired { .. } | R::LastMember => {
                 Self::new(Code::Conflict, text)
             }
@@ -123,7 +128,7 @@ impl From<consensus::raft::ProposeError> for ApiError {
         let text = error.to_string();
         match error {
             P::Rejected(_) => Self::new(Code::Invalid, text),
-            P::NoQuorum | P::Stopped => Self::new(Code::Unavailable, text),
+            P::NoQuorum | P::Stopped => Self::new(Code::Unavailable, text).reason(ReasonCode::NoQuorum),
         }
     }
 }

@@ -16,7 +16,6 @@ use crate::services::registry::{Registry, RegistryError};
 use adapters::contract::Adapter;
 use async_trait::async_trait;
 use bytes::Bytes;
-use consensus::registry::Refusal;
 use cpi::dictionary::Dictionary;
 use cpi::ids::{ContentDigest, StableKey};
 use cpi::reason::ReasonCode;
@@ -113,33 +112,6 @@ fn firmness(firmness: Firmness) -> &'static str {
     }
 }
 
-fn refused(refusal: &Refusal) -> ApiError {
-    let detail = refusal.to_string();
-    match refusal {
-        Refusal::UnknownSigner
-        | Refusal::SignerNotActive { .. }
-        | Refusal::ForeignEnterprise { .. }
-        | Refusal::NeedsApprovals { .. } => ApiError::new(Code::Denied, detail).reason(ReasonCode::NotPermitted),
-        Refusal::RevisionMismatch { .. } => ApiError::new(Code::StaleRevision, detail),
-        Refusal::NotFound { .. } => ApiError::new(Code::NotFound, detail),
-        Refusal::Invalid { field, expected } => {
-            let message = format!("expected {expected}");
-            ApiError::field(super::FieldError {
-                expected: Some(expected.clone()),
-                ..super::FieldError::new(field, message)
-            })
-        }
-        Refusal::SequenceTooOld { .. }
-        | Refusal::Equivocation { .. }
-        | Refusal::OwnedByOther { .. }
-        | Refusal::Retired { .. }
-        | Refusal::OtherIdentity { .. }
-        | Refusal::InvitationUsed
-        | Refusal::Taken { .. }
-        | Refusal::LastMember => ApiError::new(Code::Conflict, detail),
-    }
-}
-
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         let detail = error.to_string();
@@ -161,7 +133,7 @@ impl From<IdentifierError> for ApiError {
             IdentifierError::NotFound { .. } => Self::new(Code::NotFound, detail),
             IdentifierError::Dimension { .. } => Self::parameter("group_by", detail),
             IdentifierError::TooMany { .. } => Self::parameter("filter", detail),
-            IdentifierError::Refused(refusal) => refused(&refusal),
+            IdentifierError::Refused(refusal) => refusal.into(),
             IdentifierError::Registry(error) => error.into(),
         }
     }
@@ -171,7 +143,7 @@ impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Load(error) => Self::field(super::FieldError::new("release", error.to_string())),
-            PublishError::Refused(refusal) => refused(&refusal),
+            PublishError::Refused(refusal) => refusal.into(),
             PublishError::Registry(error) => error.into(),
         }
     }
