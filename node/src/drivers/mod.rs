@@ -4,6 +4,7 @@ pub mod custody;
 pub mod digests;
 pub mod members;
 pub mod negotiation;
+pub mod placement;
 pub mod raft;
 pub mod registry;
 pub mod roster;
