@@ -13,6 +13,7 @@ pub use folder::{DataFolder, FolderError};
 pub use trace::start_tracing;
 
 use crate::config::NodeConfig;
+use crate::drivers::placement::{Placement, PlacementParts};
 use crate::drivers::raft::{MeshTransport, RegistryFrames};
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::{self, Members};
@@ -129,7 +130,32 @@ impl Node {
         tasks.spawn(parts::follow_dictionary(dictionary.clone(), registry.clone(), stop.clone()));
         parts::watch_registry(&metrics, door.clone());
         let door: Arc<dyn Registry> = Arc::new(door);
+        let in_force = dictionary.clone();
+        let placement = Placement::start(PlacementParts {
+            config: config.clone(),
+            me: membership.member,
+            federation: membership.federation,
+            signing_key: Arc::new(identity.signing_key().clone()),
+            records,
+            mesh: mesh.clone(),
+            registry: registry.clone(),
+            members,
+            dictionary: Arc::new(move || in_force.current()),
+            supervisor_exe: std::env::current_exe().context("finding this program's own path")?,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        })
+        .await
+        .context("starting what places and runs tasks")?;
+        late.negotiation.set(placement.frames.clone());
+        late.logs.set(placement.logs.clone());
+        late.bulk.set(placement.bulk.clone());
+        late.gossip.set(placement.digests.clone());
         let services = Services {
+            artifacts: Some(placement.artifacts.clone()),
+            pools: Some(placement.pools.clone()),
+            adapters: Some(placement.adapters.clone()),
+            tasks: Some(placement.tasks.clone()),
             identifiers: Some(Arc::new(IdentifierService::new(door.clone(), dictionary.clone(), None))),
             dictionary: Some(Arc::new(Dictionaries { service: dictionary, registry: door.clone() })),
             registry: Some(Arc::new(RegistryDoor(door))),
@@ -141,7 +167,6 @@ impl Node {
                 desk,
             ))),
             readiness: vec![Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member })],
-            ..Services::default()
         };
         let key = ApiKey::open_or_create(&config.api_key_file())?;
         let region = config.region.name.clone();
