@@ -410,16 +410,8 @@ impl Origin {
     pub fn synced(&mut self, now: Now, id: TaskId, custodian: MemberId, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         match &mut task.phase {
-            Phase::Binding(_, quorum) => {
-                if quorum.synced_by(custodian) {
-                    self.take_effect(now, id, out);
-                }
-            }
-            Phase::Ending(quorum) => {
-                if quorum.synced_by(custodian) {
-                    self.forget(id);
-                }
-            }
+            Phase::Binding(_, quorum) if quorum.synced_by(custodian) => self.take_effect(now, id, out),
+            Phase::Ending(quorum) if quorum.synced_by(custodian) => self.forget(id),
             _ => {}
         }
     }

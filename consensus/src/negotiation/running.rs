@@ -288,11 +288,11 @@ impl Origin {
         let (bound, outcome) = (bound.clone(), (**outcome).clone());
         let attempt = Attempt { task: id, fence: bound.fence };
         let stopping = task.custody.cancel.is_some() || task.expired;
-        if let Some(reason) = outcome.reason.clone().filter(|_| !stopping && may_cure(task, &outcome)) {
-            if task.custody.runs < task.retry.max_attempts {
-                self.place_again(now, id, reason, Some((bound.provider, attempt)), out);
-                return;
-            }
+        if let Some(reason) = outcome.reason.clone().filter(|_| !stopping && may_cure(task, &outcome))
+            && task.custody.runs < task.retry.max_attempts
+        {
+            self.place_again(now, id, reason, Some((bound.provider, attempt)), out);
+            return;
         }
         let reason = if stopping && !outcome.is_success() {
             Some(if task.expired { ReasonCode::DeadlinePassed } else { ReasonCode::Cancelled }.into())
