@@ -409,11 +409,15 @@ impl Origin {
     /// A custodian has the newest step of a task on disk.
     pub fn synced(&mut self, now: Now, id: TaskId, custodian: MemberId, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        match &mut task.phase {
-            Phase::Binding(_, quorum) if quorum.synced_by(custodian) => self.take_effect(now, id, out),
-            Phase::Ending(quorum) if quorum.synced_by(custodian) => self.forget(id),
-            _ => {}
+        let (quorum, ending) = match &mut task.phase {
+            Phase::Binding(_, quorum) => (quorum, false),
+            Phase::Ending(quorum) => (quorum, true),
+            _ => return,
+        };
+        if !quorum.synced_by(custodian) {
+            return;
         }
+        if ending { self.forget(id) } else { self.take_effect(now, id, out) }
     }
 
     /// Ends a task for which no run's result counts.
