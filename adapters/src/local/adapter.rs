@@ -1,35 +1,28 @@
 //! The adapter itself: run folders in, states out. All that it knows in memory it can read again from the folders.
 
-use super::clock;
 use super::config::LocalConfig;
-use super::folder::{self, Control, Notice, NoticeState, RunFolder, RunRecord};
+use super::folder::{self, Control};
 use super::group::Controllers;
+use super::known::{Known, Runs, listen, lock, watch};
 use super::launcher::Launcher;
-use super::pids::{Descent, RunPids};
-use super::supervisor::LaunchHello;
+use super::prepare::{check, disk_error, remove_tree};
 use super::uids::{self, UidPool};
 use crate::contract::{
-    Adapter, AdapterDescription, AdapterError, AdapterHealth, LogChunk, LogStream, RunEnd, RunEvent, RunKey,
-    RunRequest, RunState, RunStatus, Usage,
+    Adapter, AdapterDescription, AdapterError, AdapterHealth, LogChunk, LogStream, RunEvent, RunKey, RunRequest,
+    RunState, RunStatus,
 };
 use async_trait::async_trait;
-use cpi::reason::{Reason, ReasonCode};
+use cpi::reason::ReasonCode;
 use cpi::resource::{Firmness, PoolSpec};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{broadcast, mpsc};
 
 /// Changes that a slow subscriber may lag behind before it has to ask for the list.
 const EVENTS_KEPT: usize = 4096;
-/// How often the locks of living runs are looked at, for supervisors that could not say how they ended.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The largest piece of a log at once.
 const LOG_CHUNK_BYTES_MAX: usize = 4 << 20;
 
@@ -50,30 +43,9 @@ pub enum OpenLocalError {
     Uids(#[source] io::Error),
 }
 
-/// A run as it is known in memory.
-#[derive(Debug, Clone)]
-struct Known {
-    key: RunKey,
-    state: RunState,
-    uid: Option<u32>,
-}
-
-struct Inner {
-    config: LocalConfig,
-    /// The runs folder, held open so that sockets in it have short names.
-    runs_dir: File,
-    runs: Mutex<BTreeMap<String, Known>>,
-    uids: Mutex<Option<UidPool>>,
-    controllers: Controllers,
-    launcher: Launcher,
-    hello: Mutex<Result<LaunchHello, String>>,
-    events: broadcast::Sender<RunEvent>,
-    socket: UnixDatagram,
-}
-
 /// The `local` backend. Must be made inside a tokio runtime; its background tasks end when it is dropped.
 pub struct LocalAdapter {
-    inner: Arc<Inner>,
+    inner: Arc<Runs>,
     /// Ends the background task; runs and their supervisors go on.
     _tasks: tokio_util::sync::DropGuard,
 }
@@ -82,10 +54,6 @@ impl std::fmt::Debug for LocalAdapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LocalAdapter").field("runs_dir", &self.inner.config.runs_dir).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl LocalAdapter {
@@ -115,7 +83,7 @@ impl LocalAdapter {
         let socket = listen(&runs_dir).map_err(folder_error(&given))?;
         let (notices, heard) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(Runs {
             controllers: Controllers::detect(&config.cgroup_parent),
             launcher: Launcher::new(config.clone(), notices),
             config,
@@ -151,299 +119,6 @@ impl LocalAdapter {
     pub fn folder(&self, key: RunKey) -> PathBuf {
         self.inner.folder(&folder::name_of(&key)).0
     }
-}
-
-/// The socket of changes, reached by the folder's descriptor because socket names hold 107 bytes only.
-fn listen(runs_dir: &File) -> io::Result<UnixDatagram> {
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{}", runs_dir.as_raw_fd(), folder::EVENTS));
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = UnixDatagram::bind(&path)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-/// Hears of changes, and looks after runs whose supervisor cannot speak any more.
-async fn watch(inner: Arc<Inner>, mut heard: mpsc::UnboundedReceiver<Notice>) {
-    let socket = match inner.socket.try_clone().and_then(tokio::net::UnixDatagram::from_std) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::error!(%error, "no changes of runs can be heard; they are looked for every second");
-            loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                inner.look();
-            }
-        }
-    };
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut buffer = [0; 1024];
-    loop {
-        tokio::select! {
-            received = socket.recv(&mut buffer) => {
-                let notice = received.ok().and_then(|count| serde_json::from_slice::<Notice>(&buffer[..count]).ok());
-                if let Some(notice) = notice {
-                    inner.note(&notice);
-                }
-            }
-            Some(notice) = heard.recv() => inner.note(&notice),
-            _ = looks.tick() => inner.look(),
-        }
-    }
-}
-
-impl Inner {
-    fn folder(&self, name: &str) -> RunFolder {
-        RunFolder(self.config.runs_dir.join(name))
-    }
-
-    /// Reads all run folders; the names of those that were submitted and never started, and may start now.
-    fn scan(&self) -> io::Result<Vec<String>> {
-        let mut unstarted = Vec::new();
-        for entry in std::fs::read_dir(&self.config.runs_dir)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if !entry.file_type()?.is_dir() {
-                continue;
-            }
-            if name.starts_with('.') {
-                // half made or half removed when the node died
-                if let Err(error) = remove_tree(&entry.path()) {
-                    tracing::warn!(folder = name, %error, "a leftover folder cannot be removed");
-                }
-                continue;
-            }
-            let folder = RunFolder(entry.path());
-            let record = match folder.read_record() {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::warn!(run = name, %error, "a run folder without a readable request is left alone");
-                    continue;
-                }
-            };
-            if let (Some(uid), Some(pool)) = (record.uid, lock(&self.uids).as_mut()) {
-                pool.note(uid);
-            }
-            let state = match folder.read_end() {
-                Ok(Some(end)) => RunState::Ended(end),
-                Ok(None) if folder.is_supervised() => RunState::Running,
-                Ok(None) if folder.supervisor().is_none() && is_fresh(&record) => {
-                    unstarted.push(name.clone());
-                    RunState::Starting
-                }
-                Ok(None) => RunState::Ended(self.bury(&name, &record, "its supervisor is gone")),
-                Err(error) => {
-                    tracing::warn!(run = name, %error, "a run's end cannot be read");
-                    RunState::Ended(self.bury(&name, &record, "its end cannot be read"))
-                }
-            };
-            lock(&self.runs).insert(name, Known { key: record.request.key, state, uid: record.uid });
-        }
-        Ok(unstarted)
-    }
-
-    /// Ends what is left of a run without a supervisor, and writes its end down.
-    fn bury(&self, name: &str, record: &RunRecord, why: &str) -> RunEnd {
-        let mut group = self.controllers.group_of(name);
-        if let Some(group) = group.as_mut() {
-            group.adopt_freezer();
-        }
-        // after a reboot the user id may belong to a run of today, and nothing of this one is left
-        if record.boot_id == clock::boot_id() {
-            let descent = Descent::Marked(&record.request.key);
-            RunPids { group: group.as_ref(), uid: record.uid, descent }.kill_all();
-            if let Some(group) = &group {
-                group.delete();
-            }
-        }
-        let end = RunEnd {
-            exit_code: None,
-            signal: None,
-            reason: Some(Reason::new(ReasonCode::RunLost, why)),
-            usage: Usage::default(),
-            outputs: Vec::new(),
-        };
-        if let Err(error) = self.folder(name).write_end(&end) {
-            tracing::warn!(run = name, %error, "the end of a lost run cannot be written");
-        }
-        end
-    }
-
-    /// Takes in what a supervisor or the launcher said. The folder is the truth; late and repeated notices are harmless.
-    fn note(&self, notice: &Notice) {
-        let state = match notice.state {
-            NoticeState::Running => RunState::Running,
-            NoticeState::Frozen => RunState::Frozen,
-            NoticeState::Ended => match self.folder(&notice.run).read_end() {
-                Ok(Some(end)) => RunState::Ended(end),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!(run = notice.run, %error, "a run's end cannot be read");
-                    return;
-                }
-            },
-            NoticeState::Gone => return self.look_at(&notice.run),
-        };
-        self.change(&notice.run, state);
-    }
-
-    fn change(&self, name: &str, state: RunState) {
-        let mut runs = lock(&self.runs);
-        let Some(known) = runs.get_mut(name) else { return };
-        if matches!(known.state, RunState::Ended(_)) || known.state == state {
-            return;
-        }
-        known.state = state.clone();
-        let key = known.key;
-        drop(runs);
-        // nobody listening is fine
-        let _ = self.events.send(RunEvent { key, state });
-    }
-
-    /// Looks at the locks of all living runs.
-    fn look(&self) {
-        let living: Vec<String> = lock(&self.runs)
-            .iter()
-            .filter(|(_, known)| matches!(known.state, RunState::Running | RunState::Frozen))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in living {
-            if !self.folder(&name).is_supervised() {
-                self.look_at(&name);
-            }
-        }
-    }
-
-    /// A run whose supervisor is said to be gone.
-    fn look_at(&self, name: &str) {
-        let folder = self.folder(name);
-        match folder.read_end() {
-            Ok(Some(end)) => self.change(name, RunState::Ended(end)),
-            Ok(None) if !folder.is_supervised() => {
-                // it may have written its end between the two looks
-                let end = match folder.read_end() {
-                    Ok(Some(end)) => end,
-                    _ => match folder.read_record() {
-                        Ok(record) => self.bury(name, &record, "its supervisor died"),
-                        Err(_) => return,
-                    },
-                };
-                self.change(name, RunState::Ended(end));
-            }
-            _ => {}
-        }
-    }
-
-    fn send(&self, name: &str, control: Control) -> io::Result<()> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        let path = format!("/proc/self/fd/{}/{name}/{}", self.runs_dir.as_raw_fd(), folder::CONTROL);
-        socket.send_to(&serde_json::to_vec(&control).map_err(io::Error::other)?, path).map(drop)
-    }
-
-    fn state_of(&self, name: &str) -> Option<RunState> {
-        lock(&self.runs).get(name).map(|known| known.state.clone())
-    }
-
-    /// Makes the run's folder, whole or not at all.
-    fn prepare(&self, name: &str, request: RunRequest, uid: Option<u32>) -> Result<(), AdapterError> {
-        let draft = self.config.runs_dir.join(format!(".{name}.draft"));
-        let made = fill(&draft, request, uid).and_then(|()| {
-            std::fs::rename(&draft, self.folder(name).0).map_err(|error| disk_error("the run's folder", &error))
-        });
-        if made.is_err() {
-            let _ = remove_tree(&draft);
-        }
-        made
-    }
-}
-
-/// Whether a run that was submitted and not started may start now: in this boot, and within its lease.
-fn is_fresh(record: &RunRecord) -> bool {
-    record.boot_id == clock::boot_id()
-        && clock::boot_ms().saturating_sub(record.submitted_ms) <= record.request.lease_ttl_ms
-}
-
-fn disk_error(what: &str, error: &io::Error) -> AdapterError {
-    AdapterError::passing(ReasonCode::DiskFull, format!("{what}: {error}"))
-}
-
-fn fill(draft: &Path, request: RunRequest, uid: Option<u32>) -> Result<(), AdapterError> {
-    let disk = |what: &'static str| move |error: io::Error| disk_error(what, &error);
-    let _ = remove_tree(draft);
-    make_dir(draft, None).map_err(disk("the run's folder"))?;
-    for own in [folder::WORK, folder::TMP] {
-        make_dir(&draft.join(own), uid).map_err(disk("the run's folder"))?;
-    }
-    let work = draft.join(folder::WORK);
-    for input in &request.inputs {
-        super::inputs::place(&work, input, uid)?;
-    }
-    for output in &request.outputs {
-        if let Some(parent) = Path::new(&output.path).parent() {
-            super::inputs::make_parents(&work, parent, uid).map_err(disk("the run's folder"))?;
-        }
-    }
-    let record =
-        RunRecord { version: 1, request, uid, boot_id: clock::boot_id().to_owned(), submitted_ms: clock::boot_ms() };
-    folder::write_json(draft, folder::REQUEST, &record).map_err(disk("the run's request"))
-}
-
-fn make_dir(path: &Path, uid: Option<u32>) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().mode(0o700).create(path)?;
-    if uid.is_some() {
-        std::os::unix::fs::chown(path, uid, uid)?;
-    }
-    Ok(())
-}
-
-/// Removes a folder, also where the run closed parts of it to its owner.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            std::fs::remove_dir_all(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-fn open_up(path: &Path) {
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
-    }
-}
-
-fn check(request: &RunRequest) -> Result<(), AdapterError> {
-    let invalid = |detail: String| Err(AdapterError::fatal(ReasonCode::InvalidTask, detail));
-    if request.image.is_some() {
-        return Err(AdapterError::fatal(ReasonCode::BackendUnsupported, "the local backend runs commands, not images"));
-    }
-    if request.command.first().is_none_or(String::is_empty) {
-        return invalid("command: expected a program".to_owned());
-    }
-    let texts = request.command.iter().chain(request.env.keys()).chain(request.env.values());
-    if texts.into_iter().any(|text| text.contains('\0')) {
-        return invalid("command, env: expected no NUL character".to_owned());
-    }
-    if let Some(name) = request.env.keys().find(|name| name.is_empty() || name.contains('=')) {
-        return invalid(format!("env {name:?}: expected a name without `=`"));
-    }
-    let inputs = request.inputs.iter().map(|input| ("inputs", &input.path));
-    let outputs = request.outputs.iter().map(|output| ("outputs", &output.path));
-    for (field, path) in inputs.chain(outputs) {
-        if !folder::is_inside(path) {
-            return invalid(format!("{field}: {path:?} leaves the run's folder"));
-        }
-    }
-    Ok(())
 }
 
 fn unknown(key: RunKey) -> AdapterError {

@@ -32,6 +32,9 @@ pub struct LocalConfig {
     pub cgroup_parent: String,
     /// Folders beyond the system's libraries and programs that runs may read, for example where models lie. Default none.
     pub read_paths: Vec<PathBuf>,
+    /// Refuse runs unless both a user id (or user namespace) of their own and Landlock can be had. Default false: one of
+    /// the two is enough.
+    pub isolation_required: bool,
     /// The most that is kept of each of a run's two streams, in bytes; the rest is dropped behind a marker. Default 64 MiB.
     pub log_bytes_max: u64,
     /// The most processes and threads of one run. Default 4,096.
@@ -51,6 +54,7 @@ impl LocalConfig {
             uids: None,
             cgroup_parent: "causeway".into(),
             read_paths: Vec::new(),
+            isolation_required: false,
             log_bytes_max: 64 << 20,
             processes_max: 4096,
             time_limit_grace_ms: 2000,

@@ -61,6 +61,7 @@ impl Launcher {
         let settings = LaunchSettings {
             cgroup_parent: self.config.cgroup_parent.clone(),
             read_paths: self.config.read_paths.clone(),
+            isolation_required: self.config.isolation_required,
             log_bytes_max: self.config.log_bytes_max,
             processes_max: self.config.processes_max,
             time_limit_grace_ms: self.config.time_limit_grace_ms,

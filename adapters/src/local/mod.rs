@@ -20,8 +20,10 @@ mod config;
 mod folder;
 mod group;
 mod inputs;
+mod known;
 mod launcher;
 mod pids;
+mod prepare;
 pub mod supervisor;
 mod uids;
 

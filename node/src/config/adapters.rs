@@ -1,6 +1,6 @@
 //! From the operator's words to what the backends are told.
 
-use super::{AdaptersConfig, LocalConfig, NodeConfig};
+use super::{AdaptersConfig, Isolation, LocalConfig, NodeConfig};
 use adapters::local::{LocalConfig as LocalBackend, UidRange};
 use cpi::resource::PoolSpec;
 use std::path::Path;
@@ -24,6 +24,7 @@ impl LocalConfig {
         backend.uids = (self.uid_base != 0).then_some(UidRange { first: self.uid_base, count: self.uid_count });
         backend.cgroup_parent.clone_from(&self.cgroup);
         backend.read_paths.clone_from(&self.readable);
+        backend.isolation_required = self.isolation == Isolation::Required;
         backend.log_bytes_max = self.log_bytes_max;
         backend.processes_max = self.processes_max;
         backend

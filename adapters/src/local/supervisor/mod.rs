@@ -30,6 +30,7 @@ use std::process::ExitCode;
 pub(crate) struct LaunchSettings {
     pub cgroup_parent: String,
     pub read_paths: Vec<PathBuf>,
+    pub isolation_required: bool,
     pub log_bytes_max: u64,
     pub processes_max: u32,
     pub time_limit_grace_ms: u64,
@@ -72,7 +73,7 @@ fn launch(runs_dir: &Path) -> io::Result<()> {
     let Some(first) = lines.read_blocking(&mut socket)? else { return Ok(()) };
     let settings: LaunchSettings = serde_json::from_str(&first).map_err(io::Error::other)?;
     let controllers = Controllers::detect(&settings.cgroup_parent);
-    let sandbox = sandbox::Sandbox::prepare(&settings.read_paths);
+    let sandbox = sandbox::Sandbox::prepare(&settings.read_paths, settings.isolation_required);
     let mut notes = vec![controllers.describe()];
     notes.extend(sandbox.describe());
     if let Some(group) = controllers.group_of(".supervisors") {

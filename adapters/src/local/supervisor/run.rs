@@ -132,7 +132,7 @@ impl<'a> Supervision<'a> {
         if !launch.sandbox.isolates() {
             return failed(
                 ReasonCode::StartFailed,
-                "this machine offers neither a user id per run nor Landlock, so runs are refused".to_owned(),
+                "this machine does not isolate runs as far as is required; see the adapter's notes".to_owned(),
             );
         }
         if let Ok(Control::Cancel { .. }) = folder::read_json(&folder.path(folder::CANCEL)) {

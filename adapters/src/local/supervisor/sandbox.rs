@@ -75,10 +75,11 @@ pub(super) struct Sandbox {
     landlock: bool,
     pub root: bool,
     view: bool,
+    isolates: bool,
 }
 
 impl Sandbox {
-    pub fn prepare(read_paths: &[PathBuf]) -> Self {
+    pub fn prepare(read_paths: &[PathBuf], both_required: bool) -> Self {
         let read = AccessFs::from_read(ABI::V5);
         let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         let mut rules = Vec::new();
@@ -90,14 +91,16 @@ impl Sandbox {
         }
         let proc_rules = PROC.iter().filter_map(|path| rule(Path::new(path), read)).collect();
         let root = nix::unistd::geteuid().is_root();
-        let view = root && prepare_view().is_ok() && can_unshare();
+        let view = root && prepare_view().is_ok() && tries(CloneFlags::CLONE_NEWNS);
         let landlock = has_landlock();
-        Self { rules, proc_rules, landlock, root, view }
+        let both = landlock && (root || tries(CloneFlags::CLONE_NEWUSER));
+        let isolates = if both_required { both } else { root || landlock };
+        Self { rules, proc_rules, landlock, root, view, isolates }
     }
 
     /// Whether the node's files are safe from runs.
     pub fn isolates(&self) -> bool {
-        self.root || self.landlock
+        self.isolates
     }
 
     /// For people.
@@ -117,7 +120,7 @@ impl Sandbox {
             notes.push("no mount namespaces: absolute paths of the run's folder may be closed to it".to_owned());
         }
         if !self.isolates() {
-            notes.push("runs are refused: neither a user id of their own nor Landlock can be had".to_owned());
+            notes.push("runs are refused: this machine does not isolate them as far as is required".to_owned());
         }
         notes
     }
@@ -211,15 +214,17 @@ fn prepare_view() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process may have mount namespaces: tried in a child, because it cannot be undone.
-fn can_unshare() -> bool {
+/// Whether this process may have such namespaces: tried in a child, because it cannot be undone.
+fn tries(namespaces: CloneFlags) -> bool {
     use nix::sys::wait::{WaitStatus, waitpid};
     match super::sys::fork() {
         Ok(Some(pid)) => matches!(waitpid(pid, None), Ok(WaitStatus::Exited(_, 0))),
         Ok(None) => {
             let none: Option<&str> = None;
-            let tried = unshare(CloneFlags::CLONE_NEWNS)
-                .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none));
+            let mut tried = unshare(namespaces);
+            if namespaces.contains(CloneFlags::CLONE_NEWNS) {
+                tried = tried.and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none));
+            }
             std::process::exit(i32::from(tried.is_err()))
         }
         Err(_) => false,

@@ -1,29 +1,25 @@
 //! The executor itself: one task that knows all runs of this region and starts whatever takes time beside itself.
 
+use super::care::{Heard, listen, pools_of};
 use super::job::{Done, Job, Phase, never_ran, outcome_of};
 use super::table::{RunSight, RunTable};
 use super::{finish, stage};
 use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
-use crate::services::artifacts::{ArtifactFetcher, PinOwner};
-use adapters::contract::{Adapter, AdapterError, RunEnd, RunEvent, RunKey, RunState, RunStatus};
+use crate::services::artifacts::ArtifactFetcher;
+use adapters::contract::{Adapter, AdapterError, RunEnd, RunKey, RunState};
 use cpi::reason::{Reason, ReasonCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The polite time that a cancelled run has to end by itself.
-const CANCEL_GRACE_MS: u64 = 3000;
 /// How often a backend that is down is asked again to start a run.
 const SUBMIT_TRIES: u32 = 6;
 const SUBMIT_BACK_OFF: Duration = Duration::from_millis(200);
 /// How often backends are asked for runs whose events may have been lost.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Runs of an earlier process that nobody has claimed after this time are ended and forgotten.
-const UNCLAIMED_KEPT: Duration = Duration::from_secs(600);
-
 /// What an executor works with.
 pub struct ExecutorParts {
     /// The backends of this region.
@@ -36,30 +32,26 @@ pub struct ExecutorParts {
     pub commands: mpsc::Receiver<RunCommand>,
     /// Reports.
     pub reports: mpsc::Sender<RunReport>,
+    /// The polite time that a cancelled run has to end by itself, in ms.
+    pub cancel_grace_ms: u64,
     /// Ends the executor. Runs go on.
     pub stop: CancellationToken,
 }
 
 /// The run executor.
 pub struct RunExecutor {
-    adapters: Vec<Arc<dyn Adapter>>,
+    pub(super) adapters: Vec<Arc<dyn Adapter>>,
     /// Which backend drives a pool.
-    pools: BTreeMap<String, Arc<dyn Adapter>>,
-    fetcher: ArtifactFetcher,
-    table: RunTable,
-    jobs: BTreeMap<RunKey, Job>,
-    done: mpsc::UnboundedSender<Done>,
+    pub(super) pools: BTreeMap<String, Arc<dyn Adapter>>,
+    pub(super) fetcher: ArtifactFetcher,
+    pub(super) table: RunTable,
+    pub(super) jobs: BTreeMap<RunKey, Job>,
+    pub(super) done: mpsc::UnboundedSender<Done>,
     /// Reports that the negotiation was too busy to take; in order.
-    waiting: std::collections::VecDeque<RunReport>,
-    begun: Instant,
-    swept: bool,
-}
-
-/// What comes in from the backends' event streams.
-enum Heard {
-    Event(RunEvent),
-    /// Events were lost: look at everything.
-    Gap,
+    pub(super) waiting: std::collections::VecDeque<RunReport>,
+    pub(super) cancel_grace_ms: u64,
+    pub(super) begun: Instant,
+    pub(super) swept: bool,
 }
 
 impl RunExecutor {
@@ -69,7 +61,7 @@ impl RunExecutor {
     }
 
     async fn run(parts: ExecutorParts) {
-        let ExecutorParts { adapters, fetcher, table, mut commands, reports, stop } = parts;
+        let ExecutorParts { adapters, fetcher, table, mut commands, reports, cancel_grace_ms, stop } = parts;
         let (done, mut done_in) = mpsc::unbounded_channel();
         let (heard, mut heard_in) = mpsc::channel(1024);
         for adapter in &adapters {
@@ -83,6 +75,7 @@ impl RunExecutor {
             jobs: BTreeMap::new(),
             done,
             waiting: std::collections::VecDeque::new(),
+            cancel_grace_ms,
             begun: Instant::now(),
             swept: false,
         };
@@ -238,7 +231,7 @@ impl RunExecutor {
     }
 
     /// Asks the backend where a run stands.
-    fn find(&self, key: RunKey) {
+    pub(super) fn find(&self, key: RunKey) {
         let Some(job) = self.jobs.get(&key) else { return };
         let (adapter, done) = (Arc::clone(&job.adapter), self.done.clone());
         tokio::spawn(async move {
@@ -293,11 +286,11 @@ impl RunExecutor {
         }
     }
 
-    fn cancel_run(&self, key: RunKey) {
+    pub(super) fn cancel_run(&self, key: RunKey) {
         let Some(job) = self.jobs.get(&key) else { return };
-        let adapter = Arc::clone(&job.adapter);
+        let (adapter, grace_ms) = (Arc::clone(&job.adapter), self.cancel_grace_ms);
         tokio::spawn(async move {
-            if let Err(error) = adapter.cancel(key, CANCEL_GRACE_MS).await {
+            if let Err(error) = adapter.cancel(key, grace_ms).await {
                 tracing::warn!(task_id = %key.task, fence = %key.fence, %error, "a cancel did not reach the backend and is sent again");
             }
         });
@@ -318,32 +311,6 @@ impl RunExecutor {
             }
             None => self.forget(key),
         }
-    }
-
-    /// Removes the run from its backend and lets go of its contents.
-    fn forget(&mut self, key: RunKey) {
-        self.table.remove(&key);
-        let (adapters, store) = (self.adapters.clone(), self.fetcher.store().clone());
-        tokio::spawn(async move {
-            for adapter in adapters {
-                match adapter.status(key).await {
-                    Ok(None) => continue,
-                    Ok(Some(RunStatus { state: RunState::Ended(_), .. })) => {}
-                    Ok(Some(_)) => {
-                        let _ = adapter.cancel(key, CANCEL_GRACE_MS).await;
-                        continue;
-                    }
-                    Err(_) => {}
-                }
-                if let Err(error) = adapter.remove(key).await {
-                    tracing::warn!(task_id = %key.task, fence = %key.fence, %error, "an ended run cannot be removed from its backend");
-                }
-            }
-            let unpinned = tokio::task::spawn_blocking(move || store.unpin(PinOwner::Run(key))).await;
-            if let Ok(Err(error)) = unpinned {
-                tracing::warn!(task_id = %key.task, fence = %key.fence, %error, "an ended run's contents stay pinned");
-            }
-        });
     }
 
     fn take(&mut self, done: Done) {
@@ -452,84 +419,6 @@ impl RunExecutor {
             self.forget(key);
         } else {
             self.report(key, state);
-        }
-    }
-
-    /// Asks after runs whose events may have been lost, and sends cancels again that had no effect yet.
-    fn look(&self) {
-        for (key, job) in &self.jobs {
-            match job.phase {
-                Phase::Running | Phase::Frozen => self.find(*key),
-                // a submit of ours is under way and will be heard of; one found again may have been silent
-                Phase::Starting => self.find_if_there(*key),
-                _ => continue,
-            }
-            if job.cancel {
-                self.cancel_run(*key);
-            }
-        }
-    }
-
-    /// As [`Self::find`], but not finding it means nothing: it may be on its way.
-    fn find_if_there(&self, key: RunKey) {
-        let Some(job) = self.jobs.get(&key) else { return };
-        let (adapter, done) = (Arc::clone(&job.adapter), self.done.clone());
-        tokio::spawn(async move {
-            if let Ok(Some(status)) = adapter.status(key).await {
-                let _ = done.send(Done::Found(key, Ok(Some(status.state))));
-            }
-        });
-    }
-
-    /// Once, some time after the start: runs that the backends have and nobody claimed are ended and forgotten.
-    fn sweep(&mut self) {
-        if self.swept || self.begun.elapsed() < UNCLAIMED_KEPT {
-            return;
-        }
-        self.swept = true;
-        let known: std::collections::BTreeSet<RunKey> = self.jobs.keys().copied().collect();
-        let adapters = self.adapters.clone();
-        tokio::spawn(async move {
-            for adapter in adapters {
-                let Ok(runs) = adapter.list().await else { continue };
-                for run in runs.into_iter().filter(|run| !known.contains(&run.key)) {
-                    tracing::info!(task_id = %run.key.task, fence = %run.key.fence, "a run that nobody claimed is ended");
-                    let _ = match run.state {
-                        RunState::Ended(_) => adapter.remove(run.key).await,
-                        _ => adapter.cancel(run.key, 0).await,
-                    };
-                }
-            }
-        });
-    }
-}
-
-async fn pools_of(adapters: &[Arc<dyn Adapter>]) -> BTreeMap<String, Arc<dyn Adapter>> {
-    let mut pools = BTreeMap::new();
-    for adapter in adapters {
-        match adapter.inventory().await {
-            Ok(specs) => pools.extend(specs.into_iter().map(|pool| (pool.name, Arc::clone(adapter)))),
-            Err(error) => {
-                tracing::warn!(backend = adapter.describe().backend, %error, "a backend does not list its pools")
-            }
-        }
-    }
-    pools
-}
-
-async fn listen(mut events: broadcast::Receiver<RunEvent>, heard: mpsc::Sender<Heard>, stop: CancellationToken) {
-    loop {
-        let received = tokio::select! {
-            () = stop.cancelled() => return,
-            received = events.recv() => received,
-        };
-        let sent = match received {
-            Ok(event) => heard.send(Heard::Event(event)).await,
-            Err(broadcast::error::RecvError::Lagged(_)) => heard.send(Heard::Gap).await,
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        if sent.is_err() {
-            return;
         }
     }
 }

@@ -10,6 +10,7 @@
 //! back as a [`job::Done`]. Nothing is durable here: runs are found again in their backends, leases in the negotiation's
 //! records. Orders and reports may be repeated.
 
+mod care;
 mod executor;
 mod finish;
 mod job;

@@ -72,6 +72,7 @@ impl Region {
             table: table.clone(),
             commands: commands_in,
             reports: reports_out,
+            cancel_grace_ms: 1000,
             stop: stop.clone(),
         });
         Self { fake, store, table, commands, reports, _stop: stop.drop_guard(), dir }

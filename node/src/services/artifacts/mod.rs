@@ -6,7 +6,8 @@
 //! artifacts/partial/           uploads and fetches that are not whole yet
 //! ```
 //!
-//! A member gets a content only if it takes part in a task that names it. What no pin names is removed after a day.
+//! A member gets a content only if it takes part in a task that names it. What no pin names is removed after a day
+//! (as configured).
 
 mod fetch;
 mod pins;
@@ -18,7 +19,7 @@ pub use fetch::{ArtifactFetcher, ByteStream, FetchError, StreamOpener};
 pub use pins::{PinOwner, Pins};
 pub use protocol::is_artifact_header;
 pub use serve::ArtifactServer;
-pub use store::{ArtifactStore, OpenStoreError, PutError, StoreStats, Stored};
+pub use store::{ArtifactStore, OpenStoreError, PutError, Retention, StoreStats, Stored};
 
 #[cfg(test)]
 mod tests;

@@ -17,10 +17,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const FREE_BYTES_MIN: u64 = 64 << 20;
 /// How often the free space is looked at while writing.
 const LOOK_EVERY_BYTES: u64 = 16 << 20;
-/// Contents that nobody has pinned yet are kept for this long: an upload comes before its task.
-const UNPINNED_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Results of a run wait for their origin for this long.
-const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +66,21 @@ impl PutError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { free_bytes: 0 },
             _ => Self::Disk(error),
         }
+    }
+}
+
+/// How long the collector lets things be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Contents that nobody has pinned (yet: an upload comes before its task). Default one day.
+    pub unpinned: Duration,
+    /// Results of a run that its origin has not fetched. Default seven days.
+    pub results: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { unpinned: Duration::from_secs(24 * 3600), results: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 
@@ -354,18 +365,18 @@ impl ArtifactStore {
         self.pins().names(task, digest)
     }
 
-    /// Removes what nobody keeps: unpinned contents and partial ones of yesterday, results that waited too long. Blocking.
+    /// Removes what nobody keeps: old contents without a pin, old partial ones, results that waited too long. Blocking.
     /// Returns how many contents went.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn collect(&self, now: SystemTime) -> io::Result<usize> {
+    pub fn collect(&self, now: SystemTime, retention: Retention) -> io::Result<usize> {
         let before = |kept: Duration| now.checked_sub(kept).unwrap_or(UNIX_EPOCH);
-        for owner in self.pins().runs_before(ms_of(before(RESULTS_KEPT))) {
+        for owner in self.pins().runs_before(ms_of(before(retention.results))) {
             self.unpin(owner)?;
         }
         let mut removed = 0;
-        let limit = before(UNPINNED_KEPT);
+        let limit = before(retention.unpinned);
         let old = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).is_ok_and(|at| at < limit);
         for entry in std::fs::read_dir(self.inner.root.join("partial"))? {
             let path = entry?.path();

@@ -110,11 +110,11 @@ async fn pins_keep_contents_and_survive_a_restart() {
     let kept = store(&dir, "a");
     assert!(kept.may_read(THERE, TASK, &one) && !kept.may_read(THERE, TASK, &two) && !kept.may_read(HERE, TASK, &one));
     let tomorrow = SystemTime::now() + Duration::from_secs(25 * 3600);
-    assert_eq!(kept.collect(SystemTime::now()).unwrap(), 0);
-    assert_eq!(kept.collect(tomorrow).unwrap(), 1);
+    assert_eq!(kept.collect(SystemTime::now(), Retention::default()).unwrap(), 0);
+    assert_eq!(kept.collect(tomorrow, Retention::default()).unwrap(), 1);
     assert!(kept.has(&one) && !kept.has(&two));
     kept.unpin(PinOwner::Task(TASK)).unwrap();
-    assert_eq!(kept.collect(tomorrow).unwrap(), 1);
+    assert_eq!(kept.collect(tomorrow, Retention::default()).unwrap(), 1);
     assert!(!kept.has(&one) && !kept.may_read(THERE, TASK, &one));
 }
 
