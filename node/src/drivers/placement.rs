@@ -13,7 +13,7 @@ use crate::config::{AwardMode, NegotiationSection, NodeConfig};
 use crate::http::glue::{Adapters, Artifacts};
 use crate::http::task_glue::Tasks;
 use crate::mesh::{GossipHandler, GossipVerdict, MeshHandle, Topic};
-use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError};
+use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError, Retention};
 use crate::services::logs::LogService;
 use crate::services::pools::PoolService;
 use crate::services::tasks::{TaskParts, TaskService};
@@ -160,6 +160,7 @@ impl Placement {
             table,
             commands: runs_in,
             reports,
+            cancel_grace_ms: config.adapters.local.cancel_grace_ms,
             stop: stop.clone(),
         });
         let (gate, others) = digests::gate(parts.federation, members.clone());
@@ -184,7 +185,11 @@ impl Placement {
                 }
             });
         }
-        tasks.spawn(collect_artifacts(store.clone(), stop.clone()));
+        let retention = Retention {
+            unpinned: Duration::from_secs(config.artifacts.unused_ttl_s),
+            results: Duration::from_secs(config.artifacts.result_ttl_s),
+        };
+        tasks.spawn(collect_artifacts(store.clone(), retention, stop.clone()));
         tasks.spawn(follow_dictionary(Arc::clone(&parts.dictionary), negotiation.clone(), stop.clone()));
 
         let board = Arc::clone(negotiation.board());
@@ -328,7 +333,7 @@ async fn follow_dictionary(
 }
 
 /// Removes artifacts that nobody keeps, now and then.
-async fn collect_artifacts(store: ArtifactStore, stop: CancellationToken) {
+async fn collect_artifacts(store: ArtifactStore, retention: Retention, stop: CancellationToken) {
     let mut timer = tokio::time::interval(COLLECT_EVERY);
     loop {
         tokio::select! {
@@ -336,7 +341,7 @@ async fn collect_artifacts(store: ArtifactStore, stop: CancellationToken) {
             _ = timer.tick() => {}
         }
         let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.collect(SystemTime::now())).await {
+        match tokio::task::spawn_blocking(move || store.collect(SystemTime::now(), retention)).await {
             Ok(Ok(0)) => {}
             Ok(Ok(removed)) => tracing::info!(removed, "artifacts that nobody keeps are gone"),
             Ok(Err(error)) => tracing::warn!(%error, "artifacts cannot be collected"),
