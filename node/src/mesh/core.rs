@@ -11,7 +11,7 @@ use cpi::ids::MemberId;
 use libp2p::gossipsub::{MessageAcceptance, MessageId};
 use libp2p::{Multiaddr, PeerId};
 use libp2p_stream::Control;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ pub(super) struct Core {
     pub links: ArcSwap<BTreeMap<MemberId, Arc<Link>>>,
     /// Expelled keys, kept beside the roster so that either can be set alone.
     pub denied: Mutex<Vec<[u8; 32]>>,
+    /// Peers whose join request is being answered.
+    pub joining: Mutex<HashSet<PeerId>>,
     pub handlers: Handlers,
     pub control: Control,
     pub commands: mpsc::UnboundedSender<Command>,
@@ -89,6 +91,11 @@ impl Core {
         self.links.store(Arc::new(links));
         drop(denied_now);
         let _ = self.commands.send(Command::Reconcile);
+    }
+
+    /// Whether a join request of `peer` is being answered.
+    pub fn is_joining(&self, peer: &PeerId) -> bool {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
     }
 
     /// Counts a broken rule of the protocol against its peer.

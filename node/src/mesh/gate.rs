@@ -33,6 +33,8 @@ pub(super) const GOSSIP_PROTOCOL: &str = "/causeway/gossip/1.0.0";
 /// Why a connection was denied.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Denied {
+    #[error("this node is starting: it does not know its members yet")]
+    Starting,
     #[error("the peer was expelled")]
     Expelled,
     #[error("too many strangers are connected")]
@@ -67,6 +69,9 @@ impl Gate {
 
     fn decide(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Watch, ConnectionDenied> {
         let roster = self.roster.load();
+        if !roster.is_known() {
+            return Err(ConnectionDenied::new(Denied::Starting));
+        }
         if roster.is_denied(&peer) {
             self.events.push_back(GateEvent::Denied { peer, reason: "expelled" });
             return Err(ConnectionDenied::new(Denied::Expelled));

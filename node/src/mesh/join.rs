@@ -1,7 +1,7 @@
 //! The join protocol's transport: one request and one answer per stream, open to strangers, small and few.
 
 use super::behaviour::{keypair, swarm_of};
-use super::core::Core;
+use super::core::{Command, Core};
 use super::handlers::JoinPeer;
 use super::lane::OPEN_TIMEOUT;
 use super::roster::{peer_id, transport_key};
@@ -13,7 +13,7 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{PeerId, Stream, StreamProtocol};
 use libp2p_stream::IncomingStreams;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -125,18 +125,28 @@ pub(super) async fn serve(core: Arc<Core>, mut incoming: IncomingStreams) {
             continue;
         };
         let Some(transport_key) = transport_key(&peer) else { continue };
-        core.tasks.spawn(async move {
+        let joining = |core: &Core| core.joining.lock().unwrap_or_else(PoisonError::into_inner).insert(peer);
+        if !joining(&core) {
+            continue;
+        }
+        let core = Arc::clone(&core);
+        core.tasks.clone().spawn(async move {
             let served = tokio::time::timeout(SERVE_TIMEOUT, async {
                 let (_, request) = read(&mut stream, REQUEST_BYTES_MAX).await?;
                 match handler.on_join(JoinPeer { transport_key }, request).await {
-                    Ok(answer) => write(&mut stream, 0, &answer).await,
-                    Err(message) => write(&mut stream, 1, message.as_bytes()).await,
+                    Ok(answer) => write(&mut stream, 0, &answer).await?,
+                    Err(message) => write(&mut stream, 1, message.as_bytes()).await?,
                 }
+                // The answer may have made it a member, whose connection is made anew: not before the asker has it and closes.
+                let _ = tokio::time::timeout(OPEN_TIMEOUT, stream.read(&mut [0])).await;
+                Ok::<_, std::io::Error>(())
             })
             .await;
             if !matches!(served, Ok(Ok(()))) {
                 tracing::debug!(%peer, "a join request was not answered");
             }
+            core.joining.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+            let _ = core.commands.send(Command::Reconcile);
             drop(permit);
         });
     }
@@ -149,8 +159,7 @@ async fn write(stream: &mut Stream, status: u8, payload: &[u8]) -> std::io::Resu
     out.push(status);
     out.extend_from_slice(payload);
     stream.write_all(&out).await?;
-    stream.flush().await?;
-    stream.close().await
+    stream.flush().await
 }
 
 async fn read(stream: &mut Stream, bytes_max: usize) -> std::io::Result<(u8, Bytes)> {

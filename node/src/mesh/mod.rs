@@ -93,6 +93,7 @@ impl Mesh {
             roster,
             links: ArcSwap::default(),
             denied: Mutex::default(),
+            joining: Mutex::default(),
             handlers,
             control: control.clone(),
             commands,

@@ -23,11 +23,13 @@ pub(super) struct Roster {
     pub members: BTreeMap<MemberId, RosterEntry>,
     by_peer: HashMap<PeerId, MemberId>,
     denied: HashSet<PeerId>,
+    /// Whether somebody said who is admitted. Before that nobody can be told from a stranger.
+    is_known: bool,
 }
 
 impl Roster {
     pub fn new(entries: Vec<RosterEntry>, denied_keys: &[[u8; 32]]) -> Self {
-        let mut roster = Self::default();
+        let mut roster = Self { is_known: true, ..Self::default() };
         for entry in entries {
             for key in &entry.transport_keys {
                 match peer_id(key) {
@@ -44,6 +46,10 @@ impl Roster {
 
     pub fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
         self.by_peer.get(peer).copied()
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     pub fn is_denied(&self, peer: &PeerId) -> bool {

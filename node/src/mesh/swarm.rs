@@ -85,8 +85,8 @@ impl SwarmTask {
         for peer in connected {
             let stranger = self.connections.is_stranger(&peer);
             match roster.member_of(&peer) {
-                // A stranger's connection speaks only the join protocol: a member needs a new one.
-                Some(member) if stranger => {
+                // A stranger's connection speaks only the join protocol: a member needs a new one, once it has its answer.
+                Some(member) if stranger && !core.is_joining(&peer) => {
                     tracing::info!(%member, %peer, "admitted: connecting anew as a member");
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
@@ -273,6 +273,8 @@ impl SwarmTask {
                         });
                     }
                 }
+                // A member that only asks to be told its admission again speaks no ping.
+                Err(ping::Failure::Unsupported) => {}
                 Err(error) => {
                     tracing::debug!(%peer, %error, "ping failed: the connection is closed");
                     self.swarm.close_connection(connection);
@@ -300,7 +302,7 @@ impl SwarmTask {
                 }
             }
             MembersEvent::Gossip(gossipsub::Event::GossipsubNotSupported { peer_id }) => {
-                tracing::warn!(peer = %peer_id, "a member does not speak our gossip: is its release too old?");
+                tracing::debug!(peer = %peer_id, "a member does not speak our gossip: it is joining, or its release is too old");
             }
             MembersEvent::Identify(_) | MembersEvent::Gossip(_) | MembersEvent::Streams(()) => {}
         }
