@@ -14,6 +14,7 @@ pub use trace::start_tracing;
 
 use crate::config::NodeConfig;
 use crate::drivers::placement::{Placement, PlacementParts};
+use crate::drivers::pool_watch::{DiskReady, PlacementReady, PoolWatch};
 use crate::drivers::raft::{MeshTransport, RegistryFrames};
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::{self, Members};
@@ -151,12 +152,17 @@ impl Node {
         late.logs.set(placement.logs.clone());
         late.bulk.set(placement.bulk.clone());
         late.gossip.set(placement.digests.clone());
+        let pools = PoolWatch::default();
+        let seen = pools.clone();
+        let watching =
+            pools.run(placement.negotiation.clone(), placement.members.clone(), metrics.clone(), stop.clone());
+        tasks.spawn(watching);
         let services = Services {
             artifacts: Some(placement.artifacts.clone()),
             pools: Some(placement.pools.clone()),
             adapters: Some(placement.adapters.clone()),
             tasks: Some(placement.tasks.clone()),
-            identifiers: Some(Arc::new(IdentifierService::new(door.clone(), dictionary.clone(), None))),
+            identifiers: Some(Arc::new(IdentifierService::new(door.clone(), dictionary.clone(), Some(Arc::new(seen))))),
             dictionary: Some(Arc::new(Dictionaries { service: dictionary, registry: door.clone() })),
             registry: Some(Arc::new(RegistryDoor(door))),
             members: Some(Arc::new(MemberService::new(
@@ -166,7 +172,11 @@ impl Node {
                 signer.clone(),
                 desk,
             ))),
-            readiness: vec![Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member })],
+            readiness: vec![
+                Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member }),
+                Arc::new(PlacementReady(placement.negotiation.clone())),
+                Arc::new(DiskReady { folder: config.data.dir.clone(), free_bytes_min: config.data.free_bytes_min }),
+            ],
         };
         let key = ApiKey::open_or_create(&config.api_key_file())?;
         let region = config.region.name.clone();

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
+use super::output::{Column, Kind, column};
 use crate::app::{self, DataFolder};
 use crate::config::{ConfigLoader, NodeConfig};
 use crate::join::{
@@ -15,6 +16,14 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+
+const COLUMNS: &[Column] = &[
+    column("FEDERATION", "federation", Kind::Text),
+    column("ID", "federation_id", Kind::Text),
+    column("MEMBER", "member", Kind::Text),
+    column("REGION", "region", Kind::Text),
+    column("DATA", "data_dir", Kind::Text),
+];
 
 /// Which node.
 #[derive(Debug, Clone, Args)]
@@ -111,20 +120,16 @@ pub fn init(arguments: &InitArgs, context: &Context) -> Result<Exit, CliError> {
         },
         now: now(),
     };
-    let membership = match found(folder.path(), founding) {
-        Ok(membership) => membership,
-        Err(error @ InitError::Exists { .. }) => {
-            context.output.say(format!("error: {error}"));
-            return Ok(Exit::Conflict);
-        }
-        Err(error) => return Err(anyhow::Error::from(error).into()),
-    };
+    let membership = found(folder.path(), founding).map_err(|error| {
+        let exit = if matches!(error, InitError::Exists { .. }) { Exit::Conflict } else { Exit::Failed };
+        CliError::failed(exit, &error)
+    })?;
     let federation = data_encoding::HEXLOWER.encode(&membership.federation.id);
     let answer = json!({
         "federation": membership.genesis.name, "federation_id": federation, "member": membership.member.to_string(),
         "region": config.region.name, "data_dir": config.data.dir,
     });
-    super::output::print(&context.output.document(&answer)?)?;
+    context.output.one(&answer, COLUMNS, "member")?;
     context.output.next("causeway node --config FILE, then causeway member invite");
     Ok(Exit::Ok)
 }
@@ -158,7 +163,7 @@ pub async fn join_async(arguments: &JoinArgs, context: &Context) -> Result<Exit,
                 "federation": membership.genesis.name, "member": membership.member.to_string(),
                 "region": config.region.name, "data_dir": config.data.dir,
             });
-            super::output::print(&context.output.document(&answer)?)?;
+            context.output.one(&answer, COLUMNS, "member")?;
             context.output.next("causeway node --config FILE");
             Ok(Exit::Ok)
         }
@@ -170,8 +175,7 @@ pub async fn join_async(arguments: &JoinArgs, context: &Context) -> Result<Exit,
                 JoinError::Ask(_) | JoinError::StillWaiting { .. } => Exit::Unavailable,
                 _ => Exit::Failed,
             };
-            context.output.say(format!("error: {:#}", anyhow::Error::from(error)));
-            Ok(exit)
+            Err(CliError::failed(exit, &error))
         }
     }
 }

@@ -17,6 +17,7 @@ mod member;
 mod output;
 mod pool;
 mod registry;
+mod registry_files;
 mod task;
 mod task_follow;
 #[cfg(test)]

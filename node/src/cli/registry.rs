@@ -2,7 +2,7 @@
 
 use super::exit::{CliError, Exit};
 use super::output::{Column, Kind, column, print};
-use super::{Context, Format};
+use super::{Context, Format, registry_files};
 use clap::Subcommand;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,6 +26,20 @@ const STATUS: &[Column] = &[
     column("STATE HASH", "state_hash|hash", Kind::Text),
 ];
 
+const FILES: &[Column] = &[
+    column("PATH", "path", Kind::Text),
+    column("FEDERATION", "federation", Kind::Text),
+    column("NAME", "name", Kind::Text),
+    column("EPOCH", "epoch", Kind::Text),
+    column("APPLIED", "applied_index", Kind::Text),
+    column("TIME", "time", Kind::Text),
+    column("STATE HASH", "state_hash", Kind::Text),
+    column("RING VERSION", "ring_version", Kind::Text),
+    column("DICTIONARY", "dictionary_release", Kind::Text),
+    column("IDENTIFIERS", "identifiers", Kind::Text),
+    column("SOUND", "sound", Kind::Text),
+];
+
 /// Verbs of the registry.
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
@@ -33,12 +47,12 @@ pub enum RegistryCommand {
     Status,
     /// Makes a snapshot now and says where it is.
     Snapshot,
-    /// What a snapshot or state folder on this machine holds; no node needed.
+    /// What a snapshot, or the state of a stopped node on this machine, holds; no node needed.
     Inspect {
         /// The folder.
         dir: PathBuf,
     },
-    /// Recomputes the hash of a snapshot or state folder on this machine; no node needed.
+    /// Reads all of a snapshot, or of a stopped node's state, and checks it against itself; no node needed.
     Verify {
         /// The folder.
         dir: PathBuf,
@@ -64,9 +78,8 @@ pub async fn run(command: RegistryCommand, context: &Context) -> Result<Exit, Cl
                 )?,
             }
         }
-        RegistryCommand::Inspect { dir } | RegistryCommand::Verify { dir } => {
-            return Err(CliError::NotFound(format!("{} holds no registry state", dir.display())));
-        }
+        RegistryCommand::Inspect { dir } => output.one(&registry_files::inspect(&dir)?, FILES, "state_hash")?,
+        RegistryCommand::Verify { dir } => output.one(&registry_files::verify(&dir)?, FILES, "state_hash")?,
     }
     Ok(Exit::Ok)
 }

@@ -5,6 +5,7 @@ pub mod digests;
 pub mod members;
 pub mod negotiation;
 pub mod placement;
+pub mod pool_watch;
 pub mod raft;
 pub mod registry;
 pub mod roster;

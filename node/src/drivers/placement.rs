@@ -115,6 +115,8 @@ pub struct Placement {
     pub digests: Arc<DigestGate>,
     /// For metrics and readiness.
     pub negotiation: NegotiationHandle,
+    /// The members in force.
+    pub members: KnownMembers,
 }
 
 impl Placement {
@@ -205,7 +207,7 @@ impl Placement {
         });
         Ok(Self {
             tasks: Arc::new(Tasks::start(Arc::new(service), stop.clone())),
-            pools: Arc::new(PoolService::new(*me, negotiation.clone(), members)),
+            pools: Arc::new(PoolService::new(*me, negotiation.clone(), members.clone())),
             adapters: Arc::new(Adapters { adapters, pools: config.pools.clone() }),
             artifacts: Arc::new(Artifacts {
                 store,
@@ -217,6 +219,7 @@ impl Placement {
             bulk: Arc::new(bulk),
             digests: gate,
             negotiation,
+            members,
         })
     }
 }
