@@ -4,6 +4,7 @@
 //! be lost or doubled; disks sync after a while and lose what they had not synced when a node crashes; runs outlive their
 //! node, as they do under their supervisors. The same seed gives the same trace. Invariants watch every step.
 
+pub mod bench;
 pub mod disk;
 pub mod executor;
 pub mod invariants;

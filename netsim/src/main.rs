@@ -36,10 +36,29 @@ enum Verb {
         #[arg(long)]
         trace: bool,
     },
+    /// Measures how many placements a second the machines make without network and disk.
+    Bench {
+        /// Tasks.
+        #[arg(long, default_value_t = 300_000)]
+        tasks: u64,
+        /// Regions, the origin included.
+        #[arg(long, default_value_t = 5)]
+        regions: usize,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
-    let Verb::Run { seed, count, regions, tasks, faults, loss_permille, trace } = Cli::parse().verb;
+    let (seed, count, regions, tasks, faults, loss_permille, trace) = match Cli::parse().verb {
+        Verb::Run { seed, count, regions, tasks, faults, loss_permille, trace } => {
+            (seed, count, regions, tasks, faults, loss_permille, trace)
+        }
+        Verb::Bench { tasks, regions } => {
+            let placed = netsim::bench::place_many(tasks, regions.max(2));
+            let rate = placed.tasks as f64 / placed.took.as_secs_f64();
+            println!("{} placements in {:.2} s: {rate:.0} per second", placed.tasks, placed.took.as_secs_f64());
+            return Ok(());
+        }
+    };
     let mut failed = 0;
     for seed in seed..seed + count {
         let (report, world) = live(&Scenario { seed, regions, tasks, faults, loss_permille }, trace);

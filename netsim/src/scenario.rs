@@ -1,6 +1,6 @@
 //! A random life of a few regions, made from a seed: submissions, losses, cuts, crashes, cancels.
 
-use crate::testing::{gpu_task, place, pool, task, task_id};
+use crate::testing::{gpu_task, place, pool, task};
 use crate::wan::Wan;
 use crate::world::World;
 use consensus::negotiation::{Input, NegotiationConfig};
@@ -131,7 +131,6 @@ pub fn live(scenario: &Scenario, lines: bool) -> (Report, World) {
     if !settled(&world) {
         violations.push("all_settled: a lease was never settled".to_owned());
     }
-    let _ = task_id(0);
     let report = Report { trace: world.trace().hex(), steps: world.steps, messages: world.messages, ends, violations };
     (report, world)
 }

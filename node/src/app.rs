@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::services::dictionary::DictionaryService;
 use crate::services::identifiers::IdentifierService;
 use crate::services::members::MemberService;
+use crate::services::task_metrics;
 use crate::services::registry::Registry;
 use anyhow::Context as _;
 use consensus::raft::{RegistryHandle, RegistryOptions};
@@ -148,6 +149,7 @@ impl Node {
         })
         .await
         .context("starting what places and runs tasks")?;
+        task_metrics::watch(&metrics, &placement.negotiation, &tasks, stop.clone());
         late.negotiation.set(placement.frames.clone());
         late.logs.set(placement.logs.clone());
         late.bulk.set(placement.bulk.clone());

@@ -17,3 +17,4 @@ mod task_explain;
 mod task_render;
 pub mod task_views;
 pub mod tasks;
+pub mod task_metrics;

@@ -1,13 +1,14 @@
 //! The task that owns the machine: gathers inputs, performs actions, writes once and speaks once a tick.
 
 use super::board::TaskBoard;
-use super::handle::{NegotiationHandle, PoolState, ProviderRun};
+use super::handle::{NegotiationGauges, NegotiationHandle, PoolState, ProviderRun};
 use super::inbox::{Answering, Incoming, Queues};
 use super::outgoing::{Outgoing, PeerSender, Seal};
 use crate::drivers::custody::{TaskRecords, TaskRecordsError};
 use crate::drivers::members::KnownMembers;
 use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
 use adapters::contract::RunKey;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use consensus::envelope::Federation;
 use consensus::negotiation::{
@@ -115,7 +116,8 @@ pub fn start(
     let (synced, synced_in) = mpsc::unbounded_channel();
     let (fetched, fetched_in) = mpsc::unbounded_channel();
     let (digest, digest_out) = watch::channel(None);
-    let handle = NegotiationHandle { control, work, board: Arc::clone(&board) };
+    let gauges = Arc::new(ArcSwap::from_pointee(NegotiationGauges::default()));
+    let handle = NegotiationHandle { gauges: Arc::clone(&gauges), control, work, board: Arc::clone(&board) };
     let digest_ttl_ms = parts.digest_ttl_ms;
     let machine = Negotiator::new(parts.me, incarnation, parts.config, parts.dictionary, parts.seed);
     let mut driver = Driver {
@@ -143,6 +145,7 @@ pub fn start(
         fetched,
         synced_out: synced,
         digest,
+        gauges,
         digest_ttl_ms,
         digests: 0,
         digest_of: u64::MAX,
@@ -196,6 +199,7 @@ struct Driver {
     fetched: mpsc::UnboundedSender<(Attempt, Result<(), Reason>)>,
     synced_out: mpsc::UnboundedSender<Result<PersistId, StoreError>>,
     digest: watch::Sender<Option<Digest>>,
+    gauges: Arc<ArcSwap<NegotiationGauges>>,
     digest_ttl_ms: u64,
     digests: u64,
     digest_of: u64,
@@ -514,6 +518,16 @@ impl Driver {
         self.digest_of = changes;
         self.digests += 1;
         let digest = self.machine.digest(self.digests, self.digest_ttl_ms);
+        let classes = digest.pools.iter().flat_map(|pool| pool.classes.iter().map(move |class| (pool, class)));
+        self.gauges.store(Arc::new(NegotiationGauges {
+            holds: self.machine.provider().holds(),
+            leases: self.machine.provider().leases().count(),
+            capacity: classes
+                .map(|(pool, class)| {
+                    (format!("{}/{}", pool.name, class.name), class.total(), class.free, class.largest_fit)
+                })
+                .collect(),
+        }));
         let _ = self.digest.send(Some(digest.clone()));
         self.input(Input::Digest(Box::new(Digest { ttl_ms: u64::MAX, ..digest })));
     }

@@ -2,6 +2,7 @@
 
 use super::board::TaskBoard;
 use super::driver::Control;
+use arc_swap::ArcSwap;
 use consensus::negotiation::{
     Attempt, LeasePhase, OriginStats, PlanRequest, PlanResult, PoolDigest, ProviderStats, Submission,
 };
@@ -83,15 +84,32 @@ pub struct ProviderRun {
     pub phase: LeasePhase,
 }
 
+/// What metrics show of the machine; a picture taken five times a second.
+#[derive(Debug, Clone, Default)]
+pub struct NegotiationGauges {
+    /// Holds of this region's capacity.
+    pub holds: usize,
+    /// Leases of this region's capacity.
+    pub leases: usize,
+    /// Per `pool/class`: total, free, largest fit.
+    pub capacity: Vec<(String, Quantity, Quantity, Quantity)>,
+}
+
 /// Hands wishes to the negotiation driver. Cheap to clone.
 #[derive(Clone)]
 pub struct NegotiationHandle {
+    pub(super) gauges: Arc<ArcSwap<NegotiationGauges>>,
     pub(super) control: mpsc::Sender<Control>,
     pub(super) work: mpsc::Sender<Control>,
     pub(super) board: Arc<TaskBoard>,
 }
 
 impl NegotiationHandle {
+    /// What metrics show.
+    pub fn gauges(&self) -> Arc<NegotiationGauges> {
+        self.gauges.load_full()
+    }
+
     /// Tasks as they stand.
     pub fn board(&self) -> &Arc<TaskBoard> {
         &self.board

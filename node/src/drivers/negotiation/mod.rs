@@ -17,7 +17,7 @@ mod outgoing;
 
 pub use board::{BoardTask, TaskBoard};
 pub use driver::{NegotiationParts, NoResults, ResultFetcher, start};
-pub use handle::{CancelError, HandleError, NegotiationHandle, PoolState, ProviderRun, SubmitError};
+pub use handle::{CancelError, HandleError, NegotiationGauges, NegotiationHandle, PoolState, ProviderRun, SubmitError};
 pub use inbox::{Inbox, Queues, inbox};
 pub use outgoing::PeerSender;
 

@@ -1,1 +1,313 @@
-//! Stories of the driver.
+//! Stories of the driver: two regions in one process, with real records on disk and frames that are signed and opened.
+
+use super::*;
+use crate::drivers::custody::TaskRecords;
+use crate::drivers::members::{KnownMember, KnownMembers};
+use crate::drivers::run_channel::{RunCommand, RunReport, RunReportState};
+use crate::mesh::{FrameHandler as _, MeshError, StreamClass};
+use bytes::Bytes;
+use consensus::envelope::Federation;
+use consensus::negotiation::{
+    Digest, Input, Need, NegotiationConfig, OwnPool, PlanRequest, RunOutcome, Submission, TaskState, Wishes,
+};
+use consensus::store::Records;
+use cpi::dictionary::Dictionary;
+use cpi::ids::{MemberId, PlanId, TaskId};
+use cpi::reason::ReasonCode;
+use cpi::resource::{ComputeClass, Firmness, GIB, PoolSpec, PriceList, Quantity, RegionPlace, ServerClass};
+use cpi::task::TaskSpec;
+use ed25519_dalek::SigningKey;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+const FEDERATION: Federation = Federation { id: [9; 32], epoch: 1 };
+
+/// Delivers frames between the regions of a test.
+#[derive(Clone, Default)]
+struct Hub {
+    inboxes: Arc<Mutex<BTreeMap<MemberId, Arc<Inbox>>>>,
+}
+
+struct Port {
+    me: MemberId,
+    hub: Hub,
+}
+
+impl PeerSender for Port {
+    fn send_frame(&self, to: MemberId, class: StreamClass, frame: Bytes) -> Result<(), MeshError> {
+        let inbox = self.hub.inboxes.lock().unwrap().get(&to).cloned();
+        let inbox = inbox.ok_or(MeshError::Stopped)?;
+        inbox.on_frame(self.me, class, frame);
+        Ok(())
+    }
+}
+
+struct Region {
+    handle: NegotiationHandle,
+    digests: watch::Receiver<Option<Digest>>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Region {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn key(member: MemberId) -> SigningKey {
+    SigningKey::from_bytes(&[member.0 as u8; 32])
+}
+
+fn place(member: MemberId) -> RegionPlace {
+    RegionPlace {
+        region: format!("region-{}", member.0).parse().unwrap(),
+        city: "G110100".to_owned(),
+        country: "CN".to_owned(),
+    }
+}
+
+fn members() -> KnownMembers {
+    let known = KnownMembers::default();
+    let all = [MemberId(1), MemberId(2)].map(|member| {
+        let signing_keys = vec![key(member).verifying_key().to_bytes()];
+        (member, KnownMember { place: place(member), active: true, signing_keys })
+    });
+    known.set(all.into_iter().collect());
+    known
+}
+
+fn pool(servers: u32) -> OwnPool {
+    let per_server =
+        Quantity { cpu_milli: 8_000, memory_bytes: 32 * GIB, storage_bytes: 100 * GIB, chip_milli: 0 };
+    let class = ServerClass { name: "s".to_owned(), cpu_model: "X".to_owned(), chip: None, per_server, servers };
+    let spec = PoolSpec {
+        name: "p".to_owned(),
+        backend: "fake".to_owned(),
+        class: ComputeClass::General,
+        identifiers: Vec::new(),
+        classes: vec![class],
+        firmness: Firmness::Held,
+        price: PriceList { currency: "CNY".to_owned(), ..PriceList::default() },
+        carbon_g_per_kwh: None,
+        cordoned: false,
+    };
+    OwnPool { spec, commands: true, images: false }
+}
+
+/// Runs that end at once, or only when they are cancelled.
+async fn execute(mut commands: mpsc::Receiver<RunCommand>, reports: mpsc::Sender<RunReport>, ends: bool) {
+    let ended = |reason: Option<ReasonCode>| {
+        let outcome = RunOutcome { reason: reason.map(Into::into), ..RunOutcome::default() };
+        RunReportState::Ended(Box::new(outcome))
+    };
+    while let Some(command) = commands.recv().await {
+        let said = match command {
+            RunCommand::Prepare(lease) => vec![(lease.key, RunReportState::Staged)],
+            RunCommand::Start(key) if ends => vec![(key, RunReportState::Started), (key, ended(None))],
+            RunCommand::Start(key) => vec![(key, RunReportState::Started)],
+            RunCommand::Reattach(lease) => vec![(lease.key, RunReportState::Started)],
+            RunCommand::Cancel(key) => vec![(key, ended(Some(ReasonCode::Cancelled)))],
+            RunCommand::Renew { .. } | RunCommand::Release(_) => Vec::new(),
+        };
+        for (key, state) in said {
+            if reports.send(RunReport { key, state }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn start_region(hub: &Hub, me: MemberId, dir: &Path, servers: u32, ends: bool) -> Region {
+    let members = members();
+    let (inbox, queues) = inbox(me, FEDERATION, members.clone());
+    hub.inboxes.lock().unwrap().insert(me, inbox);
+    let (runs, runs_in) = mpsc::channel(64);
+    let (reports, reports_in) = mpsc::channel(64);
+    tokio::spawn(execute(runs_in, reports, ends));
+    let stop = CancellationToken::new();
+    let records = Records::open(&dir.join(format!("records-{}", me.0))).unwrap();
+    let (handle, digests, task) = start(NegotiationParts {
+        me,
+        federation: FEDERATION,
+        signing_key: Arc::new(key(me)),
+        config: NegotiationConfig::default(),
+        dictionary: Dictionary::first(),
+        records: TaskRecords::new(records),
+        members,
+        peers: Arc::new(Port { me, hub: hub.clone() }),
+        queues,
+        runs,
+        reports: reports_in,
+        results: Arc::new(NoResults),
+        pools: vec![pool(servers)],
+        digest_ttl_ms: 30_000,
+        seed: 1,
+        stop: stop.clone(),
+    })
+    .unwrap();
+    Region { handle, digests, stop, task }
+}
+
+/// Two regions that know of each other; only the second has servers.
+async fn pair(dir: &Path, ends: bool) -> (Hub, Region, Region) {
+    let hub = Hub::default();
+    let one = start_region(&hub, MemberId(1), dir, 0, ends);
+    let mut two = start_region(&hub, MemberId(2), dir, 4, ends);
+    introduce(&one, &mut two).await;
+    (hub, one, two)
+}
+
+async fn introduce(one: &Region, two: &mut Region) {
+    for member in [MemberId(1), MemberId(2)] {
+        for region in [one, &*two] {
+            let place = place(member);
+            region.handle.feed(Input::Member { member, place, active: true }).await.unwrap();
+            region.handle.feed(Input::Rtt { member, rtt_ms: Some(1) }).await.unwrap();
+        }
+    }
+    let digest = two.digests.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    one.handle.feed(Input::Digest(Box::new(digest))).await.unwrap();
+}
+
+fn spec() -> TaskSpec {
+    serde_json::from_value(serde_json::json!({ "name": "story", "command": ["/bin/true"] })).unwrap()
+}
+
+fn submission(n: u64) -> Submission {
+    let spec = spec();
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&n.to_be_bytes());
+    Submission {
+        task: TaskId(id),
+        principal: "tester".to_owned(),
+        idempotency_key: Some(format!("key-{n}")),
+        document: serde_json::to_vec(&spec).unwrap().into(),
+        need: Need::of(&spec, &Dictionary::first()),
+        wishes: Wishes::of(&spec).unwrap(),
+        deadline_ms: None,
+        retry: spec.retry,
+        plan: None,
+    }
+}
+
+async fn until(region: &Region, task: TaskId, done: impl Fn(&BoardTask) -> bool) -> BoardTask {
+    let mut watch = region.handle.board().watch();
+    loop {
+        if let Some(task) = region.handle.board().task(task).unwrap().filter(&done) {
+            return task;
+        }
+        watch.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_task_goes_to_the_other_region_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_hub, one, two) = pair(dir.path(), true).await;
+    one.handle.submit(submission(1)).await.unwrap();
+    let task = until(&one, submission(1).task, |t| t.summary.state.is_ended()).await;
+    assert_eq!(task.summary.state, TaskState::Succeeded);
+    assert_eq!(task.custody.binding.as_ref().map(|b| b.provider), Some(MemberId(2)));
+    let events = one.handle.board().events(submission(1).task, 0, 100).unwrap();
+    let seqs: Vec<u32> = events.iter().map(|e| e.seq).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u32).collect::<Vec<_>>());
+    assert!(!one.handle.board().decisions(submission(1).task, 10).unwrap().is_empty());
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_origin_finds_its_task_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, one, mut two) = pair(dir.path(), false).await;
+    one.handle.submit(submission(1)).await.unwrap();
+    until(&one, submission(1).task, |t| t.summary.state == TaskState::Running).await;
+    one.stop().await;
+    let one = start_region(&hub, MemberId(1), dir.path(), 0, false);
+    introduce(&one, &mut two).await;
+    let task = until(&one, submission(1).task, |t| t.summary.state == TaskState::Running).await;
+    assert_eq!(task.custody.runs, 1);
+    one.handle.cancel(submission(1).task, "tester".to_owned()).await.unwrap();
+    let task = until(&one, submission(1).task, |t| t.summary.state.is_ended()).await;
+    assert_eq!(task.summary.state, TaskState::Cancelled);
+    assert!(one.handle.board().records().restore().unwrap().tasks.is_empty());
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_provider_keeps_its_leases() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, one, two) = pair(dir.path(), false).await;
+    one.handle.submit(submission(1)).await.unwrap();
+    until(&one, submission(1).task, |t| t.summary.state == TaskState::Running).await;
+    two.stop().await;
+    let two = start_region(&hub, MemberId(2), dir.path(), 4, false);
+    assert_eq!(two.handle.runs().await.unwrap().len(), 1);
+    let pools = two.handle.pools().await.unwrap();
+    assert!(pools.iter().any(|p| p.digest.classes[0].free.cpu_milli == 31_000));
+    one.handle.cancel(submission(1).task, "tester".to_owned()).await.unwrap();
+    until(&one, submission(1).task, |t| t.summary.state.is_ended()).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_holds_and_a_task_made_of_it_goes_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_hub, one, two) = pair(dir.path(), true).await;
+    let submission = submission(7);
+    let plan = PlanId(submission.task.0);
+    let request = PlanRequest {
+        plan,
+        document: submission.document.clone(),
+        need: submission.need.clone(),
+        wishes: submission.wishes.clone(),
+        deadline_ms: None,
+        hold: true,
+    };
+    let result = one.handle.plan(request).await.unwrap();
+    assert_eq!(result.choice.as_ref().map(|c| c.member), Some(MemberId(2)));
+    one.handle.submit(Submission { plan: Some(plan), ..submission.clone() }).await.unwrap();
+    let task = until(&one, submission.task, |t| t.summary.state.is_ended()).await;
+    assert_eq!(task.summary.state, TaskState::Succeeded);
+    // Used once.
+    let again = one.handle.submit(Submission { plan: Some(plan), ..submission }).await;
+    assert!(matches!(again, Err(SubmitError::Refused(_))));
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_with_a_strange_signature_is_dropped() {
+    let (inbox, mut queues) = inbox(MemberId(1), FEDERATION, members());
+    let decline = consensus::negotiation::Message::Decline(Box::new(consensus::negotiation::Decline {
+        task: TaskId([1; 16]),
+        fence: cpi::ids::Fence {
+            epoch: cpi::ids::Epoch { counter: 1, member: MemberId(1) },
+            attempt: 1,
+        },
+        origin: MemberId(1),
+        reason: ReasonCode::Busy.into(),
+        retry_after_ms: 1,
+        status: Vec::new(),
+    }));
+    let sent_by = |signer: MemberId| {
+        let seal = super::outgoing::Seal::new(Arc::new(key(signer)), FEDERATION, 1);
+        let hub = Hub::default();
+        hub.inboxes.lock().unwrap().insert(MemberId(1), Arc::clone(&inbox));
+        let port = Port { me: MemberId(2), hub };
+        super::outgoing::send_now(&port, &seal, MemberId(1), std::slice::from_ref(&decline));
+    };
+    sent_by(MemberId(3));
+    assert!(queues.contracts.try_recv().is_err());
+    sent_by(MemberId(2));
+    assert!(queues.contracts.try_recv().is_ok());
+    inbox.on_frame(MemberId(2), StreamClass::Negotiation, Bytes::from_static(b"\x01rubbish"));
+    assert!(queues.contracts.try_recv().is_err());
+}
