@@ -224,8 +224,8 @@ fn ten_thousand_at_once_are_never_overcommitted_and_all_end() {
         world.run_until(world.now_ms + 500);
     }
     assert_eq!(done(&world), 10_000);
-    let ends = world.nodes.iter().flat_map(|n| n.disk.tasks()).filter_map(|c| c.end.as_ref());
-    assert!(ends.clone().all(|end| end.reason.is_none()));
+    let mut ends = world.nodes.iter().flat_map(|n| n.disk.tasks()).filter_map(|c| c.end.as_ref());
+    assert!(ends.all(|end| end.reason.is_none()));
     sound(&world);
 }
 

@@ -1,7 +1,8 @@
 //! Stories of a provider alone: repeated asks, releases, restarts between offer and award, quotas, contention.
 
 use consensus::negotiation::{
-    Action, Ask, AskMode, Attempt, Award, Input, Limits, Message, NegotiationConfig, Negotiator, Offer, Restored, Target,
+    Action, Ask, AskMode, Attempt, Award, Input, Limits, Message, NegotiationConfig, Negotiator, Offer, Restored,
+    Target,
 };
 use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::dictionary::Dictionary;
@@ -195,7 +196,8 @@ fn nobody_else_moves_my_lease() {
     let mut provider = Provider::new(1, NegotiationConfig::default());
     provider.hear(ORIGIN, asked(1, 8, AskMode::CommitIf));
     let attempt = Attempt { task: task_id(1), fence: fence(1) };
-    for message in [Message::Release(attempt), Message::Cancel(attempt), Message::Bound(attempt), Message::EndAck(attempt)]
+    for message in
+        [Message::Release(attempt), Message::Cancel(attempt), Message::Bound(attempt), Message::EndAck(attempt)]
     {
         provider.hear(OTHER, message);
         assert_eq!(provider.free_chips(), 0);

@@ -106,8 +106,7 @@ fn a_cut_off_run_freezes_and_another_finishes() {
 
 #[test]
 fn a_cut_off_run_that_may_finish_is_not_replaced() {
-    let (mut world, id, holder) =
-        running_elsewhere(7, 60_000, |spec| spec.on_partition = OnPartition::Finish);
+    let (mut world, id, holder) = running_elsewhere(7, 60_000, |spec| spec.on_partition = OnPartition::Finish);
     let others: Vec<usize> = (0..3).filter(|n| *n != holder).collect();
     world.wan.partition(&[holder], &others);
     world.run_until(world.now_ms + 100_000);

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Digests that may wait for the driver; the newest of each region matters only.
 const WAITING_MAX: usize = 1_024;
+/// After a peer came, the own digest is repeated after so many ms each: it needs a while until gossip reaches it.
+const REPEATS_MS: [u64; 5] = [100, 400, 1_000, 2_500, 5_000];
 /// Between looks at the round trips.
 const RTT_EVERY: Duration = Duration::from_secs(2);
 
@@ -112,6 +114,7 @@ pub fn start(parts: DigestParts) -> tokio::task::JoinHandle<()> {
         rtts: BTreeMap::new(),
         published: None,
         sequence: 0,
+        repeats: Vec::new(),
     };
     tokio::spawn(driver.run())
 }
@@ -123,6 +126,8 @@ struct Driver {
     rtts: BTreeMap<MemberId, Option<u32>>,
     published: Option<(Instant, Digest)>,
     sequence: u64,
+    /// When the own digest goes out again whatever it says, the last first.
+    repeats: Vec<Instant>,
 }
 
 impl Driver {
@@ -134,6 +139,7 @@ impl Driver {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let repeat = self.repeats.last().copied();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -145,9 +151,14 @@ impl Driver {
                     self.look_around().await;
                     // Whoever just came has none of our digests yet.
                     if matches!(event, Ok(crate::mesh::PeerEvent::Connected(_))) {
-                        self.published = None;
-                        self.publish().await;
+                        let now = Instant::now();
+                        self.repeats = REPEATS_MS.iter().rev().map(|ms| now + Duration::from_millis(*ms)).collect();
                     }
+                }
+                () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
+                    self.repeats.pop();
+                    self.published = None;
+                    self.publish().await;
                 }
                 _ = look.tick() => self.look_around().await,
                 _ = tick.tick() => self.publish().await,

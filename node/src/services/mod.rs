@@ -14,7 +14,7 @@ pub mod pool_views;
 pub mod pools;
 pub mod registry;
 mod task_explain;
+pub mod task_metrics;
 mod task_render;
 pub mod task_views;
 pub mod tasks;
-pub mod task_metrics;

@@ -55,9 +55,15 @@ fn count(metrics: &Metrics, submitted: &mut BTreeMap<TaskId, u64>, event: &TaskE
             }
             submitted.insert(event.task, event.at.0);
         }
-        EventKind::Offered => { offers("offered"); }
-        EventKind::Declined => { offers("declined"); }
-        EventKind::TimedOut => { offers("timed_out"); }
+        EventKind::Offered => {
+            offers("offered");
+        }
+        EventKind::Declined => {
+            offers("declined");
+        }
+        EventKind::TimedOut => {
+            offers("timed_out");
+        }
         EventKind::Accepted => {
             decided("placed");
             placements("placed");

@@ -208,7 +208,8 @@ impl TaskBoard {
     /// When the oldest task without a place was handed in, in ms of the wall clock.
     pub fn oldest_pending(&self) -> Option<u64> {
         let inner = self.read();
-        let mut pending = inner.tasks.values().filter(|t| t.summary.state == consensus::negotiation::TaskState::Pending);
+        let mut pending =
+            inner.tasks.values().filter(|t| t.summary.state == consensus::negotiation::TaskState::Pending);
         pending.next().map(|first| pending.map(|t| t.summary.submitted.0).fold(first.summary.submitted.0, u64::min))
     }
 

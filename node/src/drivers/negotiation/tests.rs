@@ -82,8 +82,7 @@ fn members() -> KnownMembers {
 }
 
 fn pool(servers: u32) -> OwnPool {
-    let per_server =
-        Quantity { cpu_milli: 8_000, memory_bytes: 32 * GIB, storage_bytes: 100 * GIB, chip_milli: 0 };
+    let per_server = Quantity { cpu_milli: 8_000, memory_bytes: 32 * GIB, storage_bytes: 100 * GIB, chip_milli: 0 };
     let class = ServerClass { name: "s".to_owned(), cpu_model: "X".to_owned(), chip: None, per_server, servers };
     let spec = PoolSpec {
         name: "p".to_owned(),
@@ -288,10 +287,7 @@ async fn a_frame_with_a_strange_signature_is_dropped() {
     let (inbox, mut queues) = inbox(MemberId(1), FEDERATION, members());
     let decline = consensus::negotiation::Message::Decline(Box::new(consensus::negotiation::Decline {
         task: TaskId([1; 16]),
-        fence: cpi::ids::Fence {
-            epoch: cpi::ids::Epoch { counter: 1, member: MemberId(1) },
-            attempt: 1,
-        },
+        fence: cpi::ids::Fence { epoch: cpi::ids::Epoch { counter: 1, member: MemberId(1) }, attempt: 1 },
         origin: MemberId(1),
         reason: ReasonCode::Busy.into(),
         retry_after_ms: 1,
