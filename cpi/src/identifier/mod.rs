@@ -7,6 +7,7 @@
 mod amount;
 mod binary;
 mod build;
+mod canonical;
 mod check;
 mod cpi;
 mod error;
@@ -14,6 +15,7 @@ pub mod extension;
 mod field;
 mod parse;
 mod relay;
+mod scan;
 
 pub use amount::{Amount, Capacity, Unit};
 pub use binary::{BINARY_BYTES_MAX, BinaryError};
