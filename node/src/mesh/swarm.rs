@@ -104,7 +104,7 @@ impl SwarmTask {
                 link.connected.send_if_modified(|connected| !std::mem::replace(connected, true));
             } else {
                 // The smaller member id dials at once, the other a little later: one connection is enough.
-                self.dialer.add(link.peer, link.member > core.me);
+                self.dialer.add(Instant::now(), link.peer, link.member > core.me);
             }
         }
     }
@@ -150,7 +150,7 @@ impl SwarmTask {
     }
 
     fn dial_due(&mut self) {
-        for peer in self.dialer.take_due() {
+        for peer in self.dialer.take_due(Instant::now()) {
             let Some(link) = self.core.link_of_peer(&peer) else { continue };
             let addresses = self.dialer.addresses(&self.core.roster.load(), link.member);
             if addresses.is_empty() {
@@ -220,7 +220,7 @@ impl SwarmTask {
             tracing::debug!(%peer, "a second connection to the same peer is closed");
             self.swarm.close_connection(surplus);
         }
-        self.dialer.done(&peer);
+        self.dialer.done(Instant::now(), &peer);
         let Some(link) = self.core.link_of_peer(&peer) else {
             // Expelled while the handshake ran.
             let _ = self.swarm.disconnect_peer_id(peer);
@@ -246,7 +246,7 @@ impl SwarmTask {
             tracing::info!(member = %link.member, %peer, cause, "peer disconnected");
             let _ = self.core.events.send(PeerEvent::Disconnected(link.member));
         }
-        self.dialer.add(peer, link.member > self.core.me);
+        self.dialer.add(Instant::now(), peer, link.member > self.core.me);
     }
 
     fn on_gate_event(&mut self, event: GateEvent) {
