@@ -121,6 +121,9 @@ impl RunGroup {
 
     /// Makes the group without limits.
     pub fn create_unlimited(&self, controllers: &Controllers) -> io::Result<()> {
+        if !self.v2 {
+            return self.group.create().map_err(io_error);
+        }
         // `freezer` is no controller of v2 and must not be asked for
         Cgroup::new_with_specified_controllers(hierarchies::auto(), &self.path, Some(controllers.names.clone()))
             .map(drop)

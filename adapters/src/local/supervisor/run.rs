@@ -40,7 +40,7 @@ pub(super) fn main(launch: &mut Launch, name: &str) -> ! {
             1
         }
     };
-    std::process::exit(code)
+    sys::exit_now(code)
 }
 
 fn supervise(launch: &Launch, name: &str) -> io::Result<()> {
@@ -173,7 +173,7 @@ impl<'a> Supervision<'a> {
                     stderr: err_end,
                 });
                 let _ = File::from(failure_end).write_all(error.to_string().as_bytes());
-                std::process::exit(127)
+                sys::exit_now(127)
             }
         };
         drop((out_end, err_end));

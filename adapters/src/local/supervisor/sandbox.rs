@@ -225,7 +225,7 @@ fn tries(namespaces: CloneFlags) -> bool {
             if namespaces.contains(CloneFlags::CLONE_NEWNS) {
                 tried = tried.and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none));
             }
-            std::process::exit(i32::from(tried.is_err()))
+            super::sys::exit_now(i32::from(tried.is_err()))
         }
         Err(_) => false,
     }
