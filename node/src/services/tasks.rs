@@ -187,7 +187,7 @@ impl TaskService {
         spec: TaskSpec,
         plan: Option<PlanId>,
     ) -> Result<Submitted, TaskError> {
-        let (document, need, wishes) = self.read(&spec)?;
+        let (document, need, wishes) = self.read(&spec, true)?;
         let task = TaskId(plan.map_or_else(new_id, |plan| plan.0));
         self.keep_inputs(task, &spec).await?;
         let submission = Submission {
@@ -240,11 +240,12 @@ impl TaskService {
         }
     }
 
-    /// Reads a document into what the machine needs.
-    fn read(&self, spec: &TaskSpec) -> Result<(Bytes, Need, Wishes), TaskError> {
+    /// Reads a document into what the machine needs. The inputs of a task to run have to be here; a plan takes their
+    /// stated lengths.
+    fn read(&self, spec: &TaskSpec, to_run: bool) -> Result<(Bytes, Need, Wishes), TaskError> {
         let dictionary = (self.parts.dictionary)();
         validate(spec, &dictionary).map_err(TaskError::Invalid)?;
-        for input in &spec.inputs {
+        for input in spec.inputs.iter().filter(|_| to_run) {
             let size = input.digest.as_ref().and_then(|digest| self.parts.store.size(digest));
             if size.is_none() || input.size_bytes.is_some_and(|stated| Some(stated) != size) {
                 let digest = input.digest.map_or_else(|| "its content".to_owned(), |d| d.to_string());
@@ -252,8 +253,8 @@ impl TaskService {
             }
         }
         let mut need = Need::of(spec, &dictionary);
-        need.input_bytes =
-            spec.inputs.iter().filter_map(|i| self.parts.store.size(i.digest.as_ref()?)).fold(0, u64::saturating_add);
+        let here = |input: &cpi::task::InputFile| self.parts.store.size(input.digest.as_ref()?).or(input.size_bytes);
+        need.input_bytes = spec.inputs.iter().filter_map(here).fold(0, u64::saturating_add);
         Ok((document_of(spec)?, need, Wishes::of(spec)?))
     }
 
@@ -284,7 +285,7 @@ impl TaskService {
     /// # Errors
     /// [`TaskError`].
     pub async fn plan(&self, spec: TaskSpec) -> Result<PlanView, TaskError> {
-        let (document, need, wishes) = self.read(&spec)?;
+        let (document, need, wishes) = self.read(&spec, false)?;
         let (input_bytes, max_runtime_ms) = (need.input_bytes, need.max_runtime_ms);
         let request = PlanRequest {
             plan: PlanId(new_id()),
