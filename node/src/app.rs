@@ -296,7 +296,14 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let signal = told.to_stop().await;
+    let failed = node.stop.clone();
+    let signal = tokio::select! {
+        signal = told.to_stop() => signal,
+        () = failed.cancelled() => {
+            node.stop().await;
+            anyhow::bail!("the node's records can no longer be written: it stops, and finds again what it acknowledged");
+        }
+    };
     tracing::info!(signal, "told to stop");
     node.stop().await;
     Ok(())

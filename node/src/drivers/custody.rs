@@ -26,6 +26,11 @@ const OPEN: Table = Table(b'O');
 const NODE: Table = Table(b'N');
 const VERSION: u8 = 1;
 const INCARNATION: &[u8] = b"incarnation";
+const DRAINING: &[u8] = b"draining";
+/// In front of a pool's name.
+const CORDON: &[u8] = b"cordon/";
+/// Pools whose switch is kept, at most.
+const SWITCHES_MAX: usize = 4096;
 /// Rows read at once.
 const PAGE: usize = 1024;
 
@@ -187,6 +192,30 @@ impl TaskRecords {
         batch.put(NODE, INCARNATION, &encode(&(before + 1)));
         self.records.write_blocking(batch)?;
         Ok(before + 1)
+    }
+
+    /// Adds an operator's switch to a batch: of a pool, or of the region.
+    pub fn put_switch(batch: &mut RecordBatch, pool: Option<&str>, on: bool) {
+        match pool {
+            Some(pool) => batch.put(NODE, &[CORDON, pool.as_bytes()].concat(), &encode(&on)),
+            None => batch.put(NODE, DRAINING, &encode(&on)),
+        }
+    }
+
+    /// The switches as the operator left them: by pool, and of the region (`None`).
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn switches(&self) -> Result<Vec<(Option<String>, bool)>, TaskRecordsError> {
+        let mut switches = Vec::new();
+        for (key, value) in self.records.scan(NODE, CORDON, None, SWITCHES_MAX)? {
+            let Some(pool) = key.strip_prefix(CORDON) else { break };
+            switches.push((Some(String::from_utf8_lossy(pool).into_owned()), decode(NODE, &value)?));
+        }
+        if let Some(on) = self.row(NODE, DRAINING)? {
+            switches.push((None, on));
+        }
+        Ok(switches)
     }
 
     /// All that a restarted machine has to take up. Blocking.

@@ -3,7 +3,7 @@
 use super::pool_views::{ClassView, InventoryView, PoolView, RunView};
 use crate::drivers::members::KnownMembers;
 use crate::drivers::negotiation::{HandleError, NegotiationHandle, PoolState};
-use consensus::negotiation::{Input, LeasePhase};
+use consensus::negotiation::LeasePhase;
 use cpi::ids::MemberId;
 use cpi::resource::{ChipKind, ComputeClass, Firmness};
 
@@ -85,8 +85,17 @@ impl PoolService {
     /// [`PoolError`].
     pub async fn cordon(&self, pool: &str, cordoned: bool) -> Result<PoolView, PoolError> {
         self.own(pool).await?;
-        self.negotiation.feed(Input::Cordon { pool: pool.to_owned(), cordoned }).await?;
+        self.negotiation.cordon(pool, cordoned).await?;
         self.own(pool).await
+    }
+
+    /// The whole region takes no new work, or does again; what runs is let end. Kept over restarts.
+    ///
+    /// # Errors
+    /// [`PoolError::Driver`].
+    pub async fn drain_region(&self, draining: bool) -> Result<Vec<PoolView>, PoolError> {
+        self.negotiation.drain(draining).await?;
+        self.list(true).await
     }
 
     fn view(&self, pool: &PoolState) -> PoolView {

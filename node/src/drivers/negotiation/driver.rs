@@ -90,9 +90,26 @@ pub(super) enum Control {
     Plan(Box<PlanRequest>, oneshot::Sender<PlanResult>),
     Cancel(TaskId, String, oneshot::Sender<()>),
     Feed(Box<Input>),
+    Switch(Switch, oneshot::Sender<()>),
     ReadPools(oneshot::Sender<Vec<PoolState>>),
     ReadRuns(oneshot::Sender<Vec<ProviderRun>>),
     ReadStats(oneshot::Sender<(OriginStats, ProviderStats, usize)>),
+}
+
+/// What an operator switches, kept over restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Switch {
+    Cordon { pool: String, on: bool },
+    Draining { on: bool },
+}
+
+impl Switch {
+    fn input(self) -> Input {
+        match self {
+            Self::Cordon { pool, on } => Input::Cordon { pool, cordoned: on },
+            Self::Draining { on } => Input::Draining(on),
+        }
+    }
 }
 
 /// Reads the node's rows, starts the driver, and returns its handle with the stream of own digests. Blocks on the disk.
@@ -104,6 +121,7 @@ pub fn start(
 ) -> Result<(NegotiationHandle, watch::Receiver<Option<Digest>>, tokio::task::JoinHandle<()>), TaskRecordsError> {
     let incarnation = parts.records.next_incarnation()?;
     let restored = parts.records.restore()?;
+    let switches = parts.records.switches()?;
     let board = Arc::new(TaskBoard::new(parts.records.clone()));
     for task in &restored.tasks {
         board.restore(&task.record, &task.custody)?;
@@ -141,6 +159,7 @@ pub fn start(
         plans: BTreeMap::new(),
         runs: parts.runs,
         orders: VecDeque::new(),
+        switched: Vec::new(),
         results: parts.results,
         fetched,
         synced_out: synced,
@@ -153,6 +172,10 @@ pub fn start(
     let now = driver.now();
     driver.machine.restore(now, restored);
     driver.input(Input::Pools(parts.pools));
+    for (pool, on) in switches {
+        let switch = pool.map_or(Switch::Draining { on }, |pool| Switch::Cordon { pool, on });
+        driver.input(switch.input());
+    }
     let inputs = Inputs {
         queues: parts.queues,
         control: control_in,
@@ -194,7 +217,9 @@ struct Driver {
     admitted: VecDeque<(PersistId, TaskId)>,
     plans: BTreeMap<PlanId, oneshot::Sender<PlanResult>>,
     runs: mpsc::Sender<RunCommand>,
-    orders: VecDeque<RunCommand>,
+    /// Orders with the persist that they rest on.
+    orders: VecDeque<(PersistId, RunCommand)>,
+    switched: Vec<(Switch, oneshot::Sender<()>)>,
     results: Arc<dyn ResultFetcher>,
     fetched: mpsc::UnboundedSender<(Attempt, Result<(), Reason>)>,
     synced_out: mpsc::UnboundedSender<Result<PersistId, StoreError>>,
@@ -233,10 +258,10 @@ impl Driver {
                 Some((attempt, result)) = inputs.fetched.recv() => Woken::Fetched(attempt, result),
                 Some(control) = inputs.control.recv() => Woken::Control(control),
                 () = sleep_until(due) => Woken::Timer,
-                permit = self.runs.reserve(), if !self.orders.is_empty() => {
+                permit = self.runs.reserve(), if self.has_order() => {
                     match permit {
                         Ok(permit) => {
-                            if let Some(order) = self.orders.pop_front() {
+                            if let Some((_, order)) = self.orders.pop_front() {
                                 permit.send(order);
                             }
                             continue;
@@ -251,14 +276,23 @@ impl Driver {
             if !self.handle(woken) {
                 break;
             }
-            self.drain(&mut inputs);
+            if !self.drain(&mut inputs) {
+                break;
+            }
             self.flush();
         }
+        // A failed disk stops the whole node: what it would promise from here on could be lost.
+        stop.cancel();
         tracing::info!("negotiation stopped");
     }
 
-    /// Handles what else waits, urgent things first, until the tick is full.
-    fn drain(&mut self, inputs: &mut Inputs) {
+    /// Whether an order may go to the executor: what it rests on is on disk.
+    fn has_order(&self) -> bool {
+        self.orders.front().is_some_and(|(after, _)| *after <= self.synced)
+    }
+
+    /// Handles what else waits, urgent things first, until the tick is full. False to stop.
+    fn drain(&mut self, inputs: &mut Inputs) -> bool {
         for _ in 0..INPUTS_PER_TICK {
             let room = self.unsynced.len() < UNSYNCED_MAX;
             let woken = if let Ok(result) = inputs.synced.try_recv() {
@@ -276,12 +310,13 @@ impl Driver {
             } else if let Some(control) = room.then(|| inputs.work.try_recv().ok()).flatten() {
                 Woken::Control(control)
             } else {
-                return;
+                return true;
             };
             if !self.handle(woken) {
-                return;
+                return false;
             }
         }
+        true
     }
 
     fn now(&self) -> Now {
@@ -349,6 +384,10 @@ impl Driver {
                 let _ = answer.send(());
             }
             Control::Feed(input) => self.input(*input),
+            Control::Switch(switch, answer) => {
+                self.input(switch.clone().input());
+                self.switched.push((switch, answer));
+            }
             Control::ReadPools(answer) => {
                 let _ = answer.send(self.pools());
             }
@@ -443,17 +482,15 @@ impl Driver {
             RunOrder::Cancel(attempt) => RunCommand::Cancel(key(attempt)),
             RunOrder::Release(attempt) => RunCommand::Release(key(attempt)),
         };
-        self.orders.push_back(command);
+        self.orders.push_back((self.written, command));
     }
 
     /// Ends the tick: one write, one frame per peer and class, orders to the executor.
     fn flush(&mut self) {
-        while let Some(order) = self.orders.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
-                self.runs.try_send(order)
-            {
-                self.orders.push_front(order);
-                break;
+        while self.has_order() {
+            let Ok(permit) = self.runs.try_reserve() else { break };
+            if let Some((_, order)) = self.orders.pop_front() {
+                permit.send(order);
             }
         }
         // What could not be sent counts as silence; it may cause more actions, once.
@@ -471,7 +508,7 @@ impl Driver {
     }
 
     fn write(&mut self) {
-        if self.writing.is_empty() {
+        if self.writing.is_empty() && self.switched.is_empty() {
             return;
         }
         let records = std::mem::take(&mut self.writing);
@@ -480,10 +517,23 @@ impl Driver {
             TaskRecords::put(&mut batch, record);
         }
         self.board.summarise(&mut batch, &records);
+        let mut answers = Vec::new();
+        for (switch, answer) in std::mem::take(&mut self.switched) {
+            match &switch {
+                Switch::Cordon { pool, on } => TaskRecords::put_switch(&mut batch, Some(pool), *on),
+                Switch::Draining { on } => TaskRecords::put_switch(&mut batch, None, *on),
+            }
+            answers.push(answer);
+        }
         let id = self.written;
         self.unsynced.push_back((id, records));
         let synced = self.synced_out.clone();
         self.records.records().write_then(batch, move |result| {
+            if result.is_ok() {
+                for answer in answers {
+                    let _ = answer.send(());
+                }
+            }
             // A driver that stopped needs no answer.
             let _ = synced.send(result.map(|()| id));
         });

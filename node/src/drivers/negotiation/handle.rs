@@ -1,7 +1,7 @@
 //! What services hold: hands wishes to the driver and waits for its answers.
 
 use super::board::TaskBoard;
-use super::driver::Control;
+use super::driver::{Control, Switch};
 use arc_swap::ArcSwap;
 use consensus::negotiation::{
     Attempt, LeasePhase, OriginStats, PlanRequest, PlanResult, PoolDigest, ProviderStats, Submission,
@@ -172,6 +172,28 @@ impl NegotiationHandle {
     pub async fn stats(&self) -> Result<(OriginStats, ProviderStats, usize), HandleError> {
         let (answer, waiting) = oneshot::channel();
         self.send(&self.control, Control::ReadStats(answer)).await?;
+        waiting.await.map_err(|_| HandleError::Stopped)
+    }
+
+    /// Closes a pool of this region for new work, or opens it; on disk when it returns, and so kept over restarts.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn cordon(&self, pool: &str, on: bool) -> Result<(), HandleError> {
+        self.switch(Switch::Cordon { pool: pool.to_owned(), on }).await
+    }
+
+    /// Closes this region for new work, or opens it; on disk when it returns, and so kept over restarts.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn drain(&self, on: bool) -> Result<(), HandleError> {
+        self.switch(Switch::Draining { on }).await
+    }
+
+    async fn switch(&self, switch: Switch) -> Result<(), HandleError> {
+        let (answer, waiting) = oneshot::channel();
+        self.send(&self.control, Control::Switch(switch, answer)).await?;
         waiting.await.map_err(|_| HandleError::Stopped)
     }
 
