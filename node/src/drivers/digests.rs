@@ -114,7 +114,8 @@ pub fn start(parts: DigestParts) -> tokio::task::JoinHandle<()> {
         rtts: BTreeMap::new(),
         published: None,
         sequence: 0,
-        repeats: Vec::new(),
+        // peers that connected before this driver ran are as new to us as those that come later
+        repeats: repeats_from(Instant::now()),
     };
     tokio::spawn(driver.run())
 }
@@ -128,6 +129,11 @@ struct Driver {
     sequence: u64,
     /// When the own digest goes out again whatever it says, the last first.
     repeats: Vec<Instant>,
+}
+
+/// When the own digest is repeated for somebody who came at `now`, the last first.
+fn repeats_from(now: Instant) -> Vec<Instant> {
+    REPEATS_MS.iter().rev().map(|ms| now + Duration::from_millis(*ms)).collect()
 }
 
 impl Driver {
@@ -151,8 +157,7 @@ impl Driver {
                     self.look_around().await;
                     // Whoever just came has none of our digests yet.
                     if matches!(event, Ok(crate::mesh::PeerEvent::Connected(_))) {
-                        let now = Instant::now();
-                        self.repeats = REPEATS_MS.iter().rev().map(|ms| now + Duration::from_millis(*ms)).collect();
+                        self.repeats = repeats_from(Instant::now());
                     }
                 }
                 () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
