@@ -156,9 +156,7 @@ impl Node {
         late.gossip.set(placement.digests.clone());
         let pools = PoolWatch::default();
         let seen = pools.clone();
-        let watching =
-            pools.run(placement.negotiation.clone(), placement.members.clone(), metrics.clone(), stop.clone());
-        tasks.spawn(watching);
+        tasks.spawn(pools.run(placement.negotiation.clone(), placement.members.clone(), stop.clone()));
         let services = Services {
             artifacts: Some(placement.artifacts.clone()),
             pools: Some(placement.pools.clone()),

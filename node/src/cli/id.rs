@@ -229,18 +229,36 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
         }
         IdCommand::Stats { group_by, filter } => {
             let query = vec![("group_by", group_by), ("filter", filter)];
-            let answer = client.get("/v1/identifiers:statistics", query).await?;
+            let mut answer = client.get("/v1/identifiers:statistics", query).await?;
+            if matches!(output.format, super::Format::Table | super::Format::Wide) {
+                answer["items"].as_array_mut().into_iter().flatten().for_each(for_people);
+            }
             let columns = [
                 column("GROUP", "group", Kind::Text),
                 column("IDENTIFIERS", "identifiers|count", Kind::Text),
                 column("SERVERS", "servers", Kind::Text),
                 column("CHIPS", "chips", Kind::Text),
-                column("CAPACITY", "capacity_text|capacity", Kind::Text),
+                column("CAPACITY", "capacity", Kind::Text),
             ];
             output.list(&answer, &columns, "group")?;
         }
     }
     Ok(Exit::Ok)
+}
+
+/// A row of sums for people: the group as `city=G110100`, each capacity with its precision, never added.
+fn for_people(row: &mut Value) {
+    let pairs = |value: &Value, write: &dyn Fn(&str, &Value) -> String| {
+        let pairs = value.as_object().into_iter().flatten();
+        pairs.map(|(name, value)| write(name, value)).collect::<Vec<_>>().join(", ")
+    };
+    let group = pairs(&row["group"], &|name, value| format!("{name}={}", value.as_str().unwrap_or_default()));
+    let capacity = pairs(&row["capacity_gflops"], &|precision, gflops| {
+        let tera = gflops.as_u64().unwrap_or(0);
+        format!("{} TFLOPS {precision}", super::output::thousandths(tera))
+    });
+    row["group"] = json!(if group.is_empty() { "all".to_owned() } else { group });
+    row["capacity"] = json!(capacity);
 }
 
 /// The present ETag of an identifier, or the one of a given revision.

@@ -252,7 +252,7 @@ fn cell(item: &Value, column: &Column, format: Format, now: jiff::Timestamp) -> 
             Err(_) => text,
         },
         Kind::Bytes => value.as_u64().map_or(text, bytes),
-        Kind::Milli => value.as_u64().map_or(text, milli),
+        Kind::Milli => value.as_u64().map_or(text, thousandths),
         Kind::Millis => value.as_f64().map_or(text, |ms| format!("{ms:.1} ms")),
         Kind::Reason => match value {
             Value::Object(reason) => {
@@ -291,7 +291,8 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-fn milli(thousandths: u64) -> String {
+/// Thousandths as a decimal without trailing zeros.
+pub fn thousandths(thousandths: u64) -> String {
     if thousandths.is_multiple_of(1000) {
         (thousandths / 1000).to_string()
     } else {

@@ -22,7 +22,7 @@ fn find_state(dir: &Path) -> Option<PathBuf> {
     if holds(dir) {
         return Some(dir.to_owned());
     }
-    for state in [dir.to_owned(), dir.join("state"), dir.join("registry/state")] {
+    for state in [dir.join("registry/state"), dir.join("state"), dir.to_owned()] {
         let mut generations: Vec<PathBuf> =
             std::fs::read_dir(&state).ok().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         generations.retain(|folder| holds(folder));

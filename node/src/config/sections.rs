@@ -269,7 +269,7 @@ section! {
     pub struct LogConfig {
         /// `text` or `json`.
         pub format: LogFormat = LogFormat::Text,
-        /// Level, or levels by module as in `info,node::mesh=debug`.
-        pub level: String = "info".to_owned(),
+        /// Level, or levels by module as in `info,node::mesh=debug`. The libraries below are quieter by default: they tell much.
+        pub level: String = "info,openraft=warn,libp2p_swarm=warn".to_owned(),
     }
 }

@@ -1,15 +1,15 @@
-//! Looks at the negotiation once a second: what pools are free goes into resolutions, what happened into the metrics.
+//! Looks at the negotiation once a second, so that a resolution shows what of its pool is free; and says whether placement
+//! and the disk are ready.
 
 use super::members::KnownMembers;
 use super::negotiation::NegotiationHandle;
 use crate::http::{Check, ReadinessCheck};
-use crate::metrics::{CapacityKind, Cause, Metrics, OutcomeReason, State};
 use crate::services::identifiers::StatusSource;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use cpi::ids::StableKey;
 use cpi::resolve::Status;
-use cpi::resource::{ClassStatus, Quantity};
+use cpi::resource::ClassStatus;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,24 +46,9 @@ impl StatusSource for PoolWatch {
 
 impl PoolWatch {
     /// Looks until `stop`.
-    pub async fn run(
-        self,
-        negotiation: NegotiationHandle,
-        members: KnownMembers,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) {
-        let board = negotiation.board().clone();
-        metrics.on_scrape(move |metrics| {
-            for state in ["pending", "placing", "staging", "running", "finishing"] {
-                metrics.tasks.get_or_create(&State { state }).set(0);
-            }
-            for (state, count) in board.open_states() {
-                metrics.tasks.get_or_create(&State { state }).set(count as i64);
-            }
-        });
+    pub async fn run(self, negotiation: NegotiationHandle, members: KnownMembers, stop: CancellationToken) {
         loop {
-            self.look(&negotiation, &members, &metrics).await;
+            self.look(&negotiation, &members).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -71,22 +56,12 @@ impl PoolWatch {
         }
     }
 
-    async fn look(&self, negotiation: &NegotiationHandle, members: &KnownMembers, metrics: &Metrics) {
+    async fn look(&self, negotiation: &NegotiationHandle, members: &KnownMembers) {
         // an overloaded driver is asked again later; what was seen stays, and ages
         let Ok(pools) = negotiation.pools().await else { return };
         let mut by_key = BTreeMap::new();
         for pool in &pools {
             let digest = &pool.digest;
-            if pool.backend.is_some() {
-                for class in &digest.classes {
-                    let name = format!("{}/{}", digest.name, class.name);
-                    for (kind, quantity) in
-                        [("total", class.total()), ("free", class.free), ("largest_fit", class.largest_fit)]
-                    {
-                        show(metrics, &name, kind, &quantity);
-                    }
-                }
-            }
             let Ok(region) = members.region(pool.member).parse() else { continue };
             let status = Status {
                 region,
@@ -109,36 +84,6 @@ impl PoolWatch {
             by_key.extend(digest.identifiers.iter().map(|key| (*key, status.clone())));
         }
         self.0.store(Arc::new(Seen { at: Instant::now(), by_key }));
-
-        let Ok((origin, provider, holds)) = negotiation.stats().await else { return };
-        let total = |outcome, reason, count: u64| {
-            let counter = metrics.placements.get_or_create(&OutcomeReason { outcome, reason }).clone();
-            counter.inc_by(count.saturating_sub(counter.get()));
-        };
-        total("placed", "none", origin.placed);
-        origin.failed.iter().for_each(|(reason, count)| total("ended", reason.code(), *count));
-        let given = |outcome, reason, count: u64| {
-            let counter = metrics.offers.get_or_create(&OutcomeReason { outcome, reason }).clone();
-            counter.inc_by(count.saturating_sub(counter.get()));
-        };
-        given("offered", "none", provider.offers);
-        given("accepted", "none", provider.accepted);
-        provider.declines.iter().for_each(|(reason, count)| given("declined", reason.code(), *count));
-        metrics.holds.get_or_create(&State { state: "held" }).set(holds as i64);
-        let lost = metrics.failovers.get_or_create(&Cause { cause: "run_lost" }).clone();
-        lost.inc_by(origin.lost.saturating_sub(lost.get()));
-    }
-}
-
-fn show(metrics: &Metrics, class: &str, kind: &'static str, quantity: &Quantity) {
-    let parts = [
-        ("cpu_milli", quantity.cpu_milli),
-        ("memory_bytes", quantity.memory_bytes),
-        ("chip_milli", quantity.chip_milli),
-    ];
-    for (resource, amount) in parts {
-        let labels = CapacityKind { class: class.to_owned(), kind, resource };
-        metrics.capacity.get_or_create(&labels).set(i64::try_from(amount).unwrap_or(i64::MAX));
     }
 }
 
