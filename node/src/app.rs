@@ -289,14 +289,14 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut told = parts::Told::new()?;
     let node = tokio::select! {
         node = Node::start(config) => node?,
-        signal = told.to_stop() => {
+        signal = told.stopped_by() => {
             tracing::info!(signal, "told to stop while starting");
             return Ok(());
         }
     };
     let failed = node.stop.clone();
     let signal = tokio::select! {
-        signal = told.to_stop() => signal,
+        signal = told.stopped_by() => signal,
         () = failed.cancelled() => {
             node.stop().await;
             anyhow::bail!("the node's records can no longer be written: it stops, and finds again what it acknowledged");

@@ -41,11 +41,6 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// A configuration named by other verbs.
-    pub fn of(file: Option<PathBuf>, set: Vec<String>) -> Self {
-        Self { file, set }
-    }
-
     /// Loads it.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ fn check_files(findings: &mut Findings, folder: &Path, config: Option<&NodeConfi
     let free_bytes_min = config.map_or(256 << 20, |config| config.data.free_bytes_min);
     match nix::sys::statvfs::statvfs(folder) {
         Ok(disk) => {
-            let free = u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()));
+            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
             let facts = format!("{} free", super::output::bytes(free));
             findings.add(
                 "disk",

@@ -179,10 +179,10 @@ impl TaskBoard {
         if let Some(task) = self.read().tasks.get(&id) {
             return Ok(Some(task.clone()));
         }
-        self.from_rows(id)
+        self.read_rows(id)
     }
 
-    fn from_rows(&self, id: TaskId) -> Result<Option<BoardTask>, TaskRecordsError> {
+    fn read_rows(&self, id: TaskId) -> Result<Option<BoardTask>, TaskRecordsError> {
         let (Some(record), Some(custody)) = (self.records.task(id)?, self.records.custody(id)?) else {
             return Ok(None);
         };

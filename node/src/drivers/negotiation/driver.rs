@@ -112,13 +112,14 @@ impl Switch {
     }
 }
 
+/// What a started driver gives: its handle, the stream of own digests, and its task.
+pub type Started = (NegotiationHandle, watch::Receiver<Option<Digest>>, tokio::task::JoinHandle<()>);
+
 /// Reads the node's rows, starts the driver, and returns its handle with the stream of own digests. Blocks on the disk.
 ///
 /// # Errors
 /// [`TaskRecordsError`] when the rows cannot be read.
-pub fn start(
-    parts: NegotiationParts,
-) -> Result<(NegotiationHandle, watch::Receiver<Option<Digest>>, tokio::task::JoinHandle<()>), TaskRecordsError> {
+pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
     let incarnation = parts.records.next_incarnation()?;
     let restored = parts.records.restore()?;
     let switches = parts.records.switches()?;

@@ -142,7 +142,7 @@ fn path_filter(path: &str) -> Result<String, ApiError> {
     };
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let plain = |part: &&str| part.bytes().all(|b| b.is_ascii_alphanumeric());
-    if parts.len() > 4 || parts[0].is_empty() || path.len() > 160 || !parts.iter().all(|part| plain(part)) {
+    if parts.len() > 4 || parts[0].is_empty() || path.len() > 160 || !parts.iter().all(plain) {
         return Err(wrong());
     }
     let fields = ["address", "chip_type", "chip_model", "chip_uid"];

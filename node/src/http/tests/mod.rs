@@ -120,8 +120,7 @@ async fn without_a_key_every_operation_but_the_open_ones_is_refused() {
 
 #[tokio::test]
 async fn malformed_bodies_get_the_same_problem_shape_everywhere() {
-    let mut limits = HttpConfig::default();
-    limits.body_bytes_max = 1024;
+    let limits = HttpConfig { body_bytes_max: 1024, ..HttpConfig::default() };
     let state = state_with(limits);
     for (method, path, body, _) in operations().into_iter().filter(|(_, _, body, _)| *body) {
         assert!(body);
@@ -161,8 +160,7 @@ async fn unknown_paths_are_problems_and_keep_the_callers_trace() {
 
 #[tokio::test]
 async fn too_many_writes_are_answered_with_a_time_to_wait() {
-    let mut limits = HttpConfig::default();
-    limits.writes_per_second = 1;
+    let limits = HttpConfig { writes_per_second: 1, ..HttpConfig::default() };
     let state = state_with(limits);
     let first = call(&state, request("POST", "/v1/anything", "{}")).await;
     assert_eq!(first.status(), StatusCode::NOT_FOUND);
@@ -233,15 +231,13 @@ fn collect_references(value: &serde_json::Value, out: &mut Vec<String>) {
 
 #[tokio::test]
 async fn a_server_refuses_to_listen_beyond_loopback_without_tls() {
-    let mut limits = HttpConfig::default();
-    limits.listen = "0.0.0.0:0".to_owned();
+    let limits = HttpConfig { listen: "0.0.0.0:0".to_owned(), ..HttpConfig::default() };
     assert!(matches!(serve(state_with(limits)).await, Err(ServeError::NoTls { .. })));
 }
 
 #[tokio::test]
 async fn a_server_listens_answers_and_stops() {
-    let mut limits = HttpConfig::default();
-    limits.listen = "127.0.0.1:0".to_owned();
+    let limits = HttpConfig { listen: "127.0.0.1:0".to_owned(), ..HttpConfig::default() };
     let server = serve(state_with(limits)).await.expect("listens");
     let url = format!("{}/livez", server.url());
     let _ = rustls::crypto::ring::default_provider().install_default();
