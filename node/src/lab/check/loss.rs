@@ -104,15 +104,14 @@ pub fn check_model(model: &str, losses: &str, data: &str, target: f64) -> Result
         return Err(CheckError::shape("data.csv", "no points"));
     }
     let loss = sum / f64::from(count);
-    // written so that a NaN is refused as well
-    if !(loss <= target) {
+    if loss.is_nan() || loss > target {
         return Err(CheckError::Wrong {
             what: "the loss",
             found: format!("{loss:.6}"),
             expected: format!("at most {target}"),
         });
     }
-    if !((loss - claim).abs() <= CLAIM_TOLERANCE) {
+    if claim.is_nan() || (loss - claim).abs() > CLAIM_TOLERANCE {
         return Err(CheckError::Wrong {
             what: "the claimed loss",
             found: format!("{claim:e}"),
