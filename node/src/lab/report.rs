@@ -3,15 +3,14 @@
 use super::job::TaskStory;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-/// The table of the tasks: what ran where and why, and the decision beside the round trip that no protocol can beat.
-pub fn stories(stories: &[TaskStory], width: u16) -> String {
+/// The tasks: the figures as one table, the decision beside the round trip that no protocol can beat; below it why each ran
+/// where it did, and what its check found.
+pub fn stories(stories: &[TaskStory]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(width);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([
         "task",
-        "ran in",
-        "why there",
+        "ran in (region / pool / class)",
         "round trip",
         "decided in",
         "ran for",
@@ -20,28 +19,31 @@ pub fn stories(stories: &[TaskStory], width: u16) -> String {
     ]);
     for story in stories {
         let ms = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value} ms"));
-        let check = match &story.verdict {
-            Ok(verdict) => verdict.fact.clone(),
-            Err(problem) => format!("FAILED: {problem}"),
-        };
         let place = if story.placed_right { story.place.clone() } else { format!("{} (WRONG REGION)", story.place) };
         table.add_row([
-            format!("{}\n{}", story.name, story.id),
+            story.name.clone(),
             place,
-            story.why.clone(),
             format!("{:.1} ms", story.rtt_ms),
             ms(story.decided_ms),
             ms(story.wall_ms),
             format!("{:.1} s", story.here_after_s),
-            check,
+            if story.verdict.is_ok() { "right".to_owned() } else { "FAILED".to_owned() },
         ]);
     }
-    for column in 3..=6 {
+    for column in 2..=5 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.to_string()
+    let mut out = format!("{table}\n");
+    for story in stories {
+        let check = match &story.verdict {
+            Ok(verdict) => &verdict.fact,
+            Err(problem) => problem,
+        };
+        out.push_str(&format!("{} ({})\n  why there: {}\n  check:     {check}\n", story.name, story.id, story.why));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -63,7 +65,7 @@ mod tests {
             verdict: Err("the scaled residual is 1e9".to_owned()),
         };
         assert!(!story.holds());
-        let text = stories(&[story], 200);
+        let text = stories(&[story]);
         assert!(text.contains("WRONG REGION") && text.contains("FAILED") && text.contains("28.3 ms"), "{text}");
     }
 }

@@ -336,7 +336,7 @@ impl Lab {
             stories.push(job::run_task(&self.ring, task, &folder, &shell, &say).await?);
         }
         held &= stories.iter().all(TaskStory::holds);
-        println!("\n{}", report::stories(&stories, 150));
+        println!("\n{}", report::stories(&stories));
         println!(
             "Round trips are between {} and the region that ran the task{}; a decision cannot be quicker than one of them.",
             self.ring.job.origin,
