@@ -203,6 +203,29 @@ async fn a_killed_launcher_takes_no_run_along_and_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_the_launcher_took_to_its_grave_is_started_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let adapter = open(&runs).await;
+    let launcher = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            line.contains(runs.to_str()?).then_some(nix::unistd::Pid::from_raw(pid))
+        })
+        .unwrap();
+    // stopped, it takes the folder's name into its socket; killed, it never acts on it
+    nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let wanted = shell("exit 4");
+    let key = wanted.key;
+    adapter.submit(wanted).await.unwrap();
+    nix::sys::signal::kill(launcher, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(end(&adapter, key).await.exit_code, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn huge_logs_are_cut_behind_a_marker() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = common::config(&dir.path().join("runs"));

@@ -24,6 +24,9 @@ use tokio::sync::{broadcast, mpsc};
 /// How often the locks of living runs are looked at, for supervisors that could not say how they ended.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the launcher may take to begin a run before it is handed over again.
+const UNSTARTED_MS: u64 = 3000;
+
 /// A run as it is known in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
@@ -153,16 +156,41 @@ impl Runs {
         let _ = self.events.send(RunEvent { key, state });
     }
 
-    /// Looks at the locks of all living runs.
-    pub(super) fn look(&self) {
-        let living: Vec<String> = lock(&self.runs)
+    /// Looks at the locks of all runs that have not ended. Returns those that the launcher took and never began: it died in
+    /// between, and they are to be handed over again.
+    fn look(&self) -> Vec<String> {
+        let living: Vec<(String, bool)> = lock(&self.runs)
             .iter()
-            .filter(|(_, known)| matches!(known.state, RunState::Running | RunState::Frozen))
-            .map(|(name, _)| name.clone())
+            .filter(|(_, known)| !matches!(known.state, RunState::Ended(_)))
+            .map(|(name, known)| (name.clone(), known.state == RunState::Starting))
             .collect();
-        for name in living {
-            if !self.folder(&name).is_supervised() {
+        let mut unstarted = Vec::new();
+        for (name, starting) in living {
+            let folder = self.folder(&name);
+            if folder.is_supervised() {
+                if starting {
+                    self.change(&name, RunState::Running);
+                }
+            } else if !starting || folder.supervisor().is_some() {
                 self.look_at(&name);
+            } else if let Ok(record) = folder.read_record() {
+                // no record: its folder is still being filled
+                let waited_ms = clock::boot_ms().saturating_sub(record.submitted_ms);
+                if !is_fresh(&record) {
+                    let end = self.bury(&name, &record, "it could not be started within its lease");
+                    self.change(&name, RunState::Ended(end));
+                } else if waited_ms > UNSTARTED_MS {
+                    unstarted.push(name);
+                }
+            }
+        }
+        unstarted
+    }
+
+    async fn look_and_start(&self) {
+        for name in self.look() {
+            if let Err(error) = self.launcher.launch(&name).await {
+                tracing::warn!(run = name, %error, "a submitted run could not be started yet");
             }
         }
     }
@@ -231,7 +259,7 @@ pub(super) async fn watch(inner: Arc<Runs>, mut heard: mpsc::UnboundedReceiver<N
             tracing::error!(%error, "no changes of runs can be heard; they are looked for every second");
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
-                inner.look();
+                inner.look_and_start().await;
             }
         }
     };
@@ -247,7 +275,7 @@ pub(super) async fn watch(inner: Arc<Runs>, mut heard: mpsc::UnboundedReceiver<N
                 }
             }
             Some(notice) = heard.recv() => inner.note(&notice),
-            _ = looks.tick() => inner.look(),
+            _ = looks.tick() => inner.look_and_start().await,
         }
     }
 }

@@ -50,11 +50,16 @@ impl RunPids<'_> {
     /// Kills all of them, forks in flight too. Zombies of the caller are left for it to reap.
     pub fn kill_all(&self) {
         let Some(group) = self.group else {
+            // a process in the middle of an exec shows no environment, so one empty list proves nothing there
+            let mut empty_lists = if matches!(self.descent, Descent::Marked(_)) { 5 } else { 1 };
             // stopped processes cannot fork faster than they are listed
             for _ in 0..KILL_ROUNDS {
                 let living = self.list();
                 if living.is_empty() {
-                    return;
+                    empty_lists -= 1;
+                    if empty_lists == 0 {
+                        return;
+                    }
                 }
                 for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
                     for pid in &living {
