@@ -10,13 +10,11 @@ pub struct FederationPolicy {
     pub admission_approvals: u32,
     /// Voters of the registry: 1, 3, 5 or 7. Default 3. Fewer while there are fewer members.
     pub voters: u32,
-    /// Standby learners beside the voters, 0 to 8. Default 8.
-    pub standby_learners: u32,
 }
 
 impl Default for FederationPolicy {
     fn default() -> Self {
-        Self { admission_approvals: 1, voters: 3, standby_learners: 8 }
+        Self { admission_approvals: 1, voters: 3 }
     }
 }
 
@@ -26,9 +24,6 @@ impl FederationPolicy {
         if !(1..=64).contains(&self.admission_approvals) {
             return Some(("admission_approvals", "1 to 64"));
         }
-        if ![1, 3, 5, 7].contains(&self.voters) {
-            return Some(("voters", "1, 3, 5 or 7"));
-        }
-        (self.standby_learners > 8).then_some(("standby_learners", "0 to 8"))
+        (![1, 3, 5, 7].contains(&self.voters)).then_some(("voters", "1, 3, 5 or 7"))
     }
 }
