@@ -293,7 +293,7 @@ impl Directory {
         self.regions.is_empty()
     }
 
-    /// Takes over a member's place and standing. Beyond [`REGIONS_MAX`] new members are not kept.
+    /// Takes over a member's place and standing. Beyond `REGIONS_MAX` new members are not kept.
     pub fn admit(&mut self, member: MemberId, place: RegionPlace, active: bool) {
         if let Some(region) = self.regions.get_mut(&member) {
             region.place = place;

@@ -128,6 +128,6 @@ pub struct TaskEvent {
     pub member: Option<MemberId>,
     /// Where in the region.
     pub target: Option<Target>,
-    /// Facts for people, at most [`DETAIL_CHARS_MAX`] characters.
+    /// Facts for people, at most `DETAIL_CHARS_MAX` characters.
     pub detail: String,
 }

@@ -225,7 +225,7 @@ pub struct Renew {
     pub round: u64,
     /// The provider's incarnation.
     pub incarnation: u64,
-    /// At most [`RENEW_ITEMS_MAX`].
+    /// At most `RENEW_ITEMS_MAX`.
     pub runs: Vec<Attempt>,
     /// Whether this is the whole list of the provider's runs for this origin.
     pub complete: bool,

@@ -1,7 +1,7 @@
 //! The launcher and, forked from it, one supervisor per run. No threads, no runtime, no poll without an event.
 //!
 //! `main` is reached before the product sets anything else up. It reads its settings and then folder names from its
-//! standard input, a socket to the node; it ends when the node does. Supervisors do not: see [`run`].
+//! standard input, a socket to the node; it ends when the node does. Supervisors do not: see `run`.
 
 mod child;
 mod logs;

@@ -6,8 +6,8 @@
 //! Renew, Cancel -> the adapter                               Release -> forget folder, inputs, pins
 //! ```
 //!
-//! One task ([`executor`]) owns what is known of the runs and never waits; whatever takes time runs beside it and comes
-//! back as a [`job::Done`]. Nothing is durable here: runs are found again in their backends, leases in the negotiation's
+//! One task (`executor`) owns what is known of the runs and never waits; whatever takes time runs beside it and comes
+//! back as a `job::Done`. Nothing is durable here: runs are found again in their backends, leases in the negotiation's
 //! records. Orders and reports may be repeated.
 
 mod care;
