@@ -27,9 +27,9 @@ impl Connections {
         self.members.contains_key(peer)
     }
 
-    /// Whether a stranger's connection to `peer` stands.
-    pub fn is_stranger(&self, peer: &PeerId) -> bool {
-        self.strangers.contains_key(peer)
+    /// The stranger's connections to `peer` that stand.
+    pub fn strangers_of(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        self.strangers.get(peer).cloned().unwrap_or_default()
     }
 
     pub fn add_stranger(&mut self, peer: PeerId, id: ConnectionId) {

@@ -83,14 +83,16 @@ impl SwarmTask {
         let roster = core.roster.load();
         let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
-            let stranger = self.connections.is_stranger(&peer);
+            let strangers = self.connections.strangers_of(&peer);
             match roster.member_of(&peer) {
                 // A stranger's connection speaks only the join protocol: a member needs a new one, once it has its answer.
-                Some(member) if stranger && !core.is_joining(&peer) => {
-                    tracing::info!(%member, %peer, "admitted: connecting anew as a member");
-                    let _ = self.swarm.disconnect_peer_id(peer);
+                Some(member) if !strangers.is_empty() && !core.is_joining(&peer) => {
+                    tracing::info!(%member, %peer, "admitted: its connection as a stranger is closed");
+                    for connection in strangers {
+                        self.swarm.close_connection(connection);
+                    }
                 }
-                None if !stranger || roster.is_denied(&peer) => {
+                None if self.connections.is_member(&peer) || roster.is_denied(&peer) => {
                     tracing::info!(%peer, "no longer a member: disconnected");
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
