@@ -171,6 +171,10 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         digest_of: u64::MAX,
     };
     let now = driver.now();
+    // Whom to ask is known before any task is taken up again: one that finds only this region would end for it.
+    for (member, known) in driver.members.load().iter() {
+        driver.input(Input::Member { member: *member, place: known.place.clone(), active: known.active });
+    }
     driver.machine.restore(now, restored);
     driver.input(Input::Pools(parts.pools));
     for (pool, on) in switches {
