@@ -8,6 +8,7 @@ use super::process::Shell;
 use super::ring::{JobTask, RingSpec};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -211,7 +212,7 @@ pub async fn run_task(
 pub async fn recheck_finished(folder: &JobFolder, shell: &Shell, say: &dyn Fn(&str)) -> anyhow::Result<(usize, bool)> {
     let page = shell.json(&["task", "list", "--state", "ended", "--limit", "200"]).await?;
     let tasks = page["tasks"].as_array().or(page["items"].as_array()).cloned().unwrap_or_default();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut all_right = true;
     for task in tasks.iter().filter(|task| task["state"] == "succeeded") {
         let (name, id) = (text_of(task, "/name"), text_of(task, "/id"));
@@ -245,16 +246,24 @@ fn plan_id(text: &str) -> Option<&str> {
     rest.trim_start().starts_with("would place").then_some(id)
 }
 
-/// Why the task ran where it did, in one line.
+/// Why the task ran where it did, in one line: who offered, and who could not, by reason.
 fn why(explained: &Value) -> String {
     let attempt = &explained["attempts"][0];
+    let candidates = || attempt["candidates"].as_array().into_iter().flatten();
     let refusals = attempt["refusals"].as_array().into_iter().flatten();
-    let declined = attempt["candidates"].as_array().into_iter().flatten().filter(|c| c["answer"] == "declined");
-    let others: Vec<String> = refusals
-        .chain(declined)
-        .map(|other| format!("{} {}", text_of(other, "/region"), text_of(other, "/reason/code")))
-        .collect();
-    if others.is_empty() { text_of(explained, "/summary") } else { format!("not {}", others.join(", ")) }
+    let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for other in refusals.chain(candidates().filter(|candidate| candidate["answer"] == "declined")) {
+        by_reason.entry(text_of(other, "/reason/code")).or_default().push(text_of(other, "/region"));
+    }
+    let offers =
+        candidates().filter(|candidate| ["offered", "chosen"].contains(&text_of(candidate, "/answer").as_str()));
+    let mut parts: Vec<String> = match offers.count() {
+        0 => vec![text_of(explained, "/summary")],
+        1 => vec!["it alone offered".to_owned()],
+        count => vec![format!("the best of {count} offers")],
+    };
+    parts.extend(by_reason.into_iter().map(|(reason, regions)| format!("{reason}: {}", regions.join(", "))));
+    parts.join("; ")
 }
 
 fn text_of(value: &Value, pointer: &str) -> String {
@@ -284,7 +293,7 @@ mod tests {
             "refusals": [{ "region": "beijing", "reason": { "code": "chip_unavailable" } }],
             "candidates": [{ "region": "dalian", "answer": "chosen" },
                            { "region": "jinhua", "answer": "declined", "reason": { "code": "busy" } }] }] });
-        assert_eq!(why(&explained), "not beijing chip_unavailable, jinhua busy");
+        assert_eq!(why(&explained), "it alone offered; busy: jinhua; chip_unavailable: beijing");
         assert_eq!(why(&serde_json::json!({ "summary": "Runs in dalian." })), "Runs in dalian.");
     }
 }
