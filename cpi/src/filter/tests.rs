@@ -1,3 +1,5 @@
+//! Stories of the filter language: what it reads, what it answers, what it refuses and where.
+
 use super::*;
 use crate::dictionary::Dictionary;
 use crate::identifier::Cpi;

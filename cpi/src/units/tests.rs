@@ -1,3 +1,5 @@
+//! Stories of amounts as people write them.
+
 use super::*;
 use crate::measures::{Measures, Precision};
 

@@ -1,3 +1,5 @@
+//! Stories of the builder: fields in any order give one canonical text.
+
 use super::*;
 
 fn fields() -> CpiFields {
