@@ -567,7 +567,9 @@ impl Driver {
     /// Looks at own capacity; if it changed, tells it to the own directory and to the digests' driver.
     fn tell_digest(&mut self) {
         let changes = self.machine.provider().changes();
-        if changes == self.digest_of {
+        // the directory takes no digest of a member that it does not know yet: on a first start, not even our own
+        let untold = self.machine.directory().get(self.me).is_some_and(|own| own.digest.is_none());
+        if changes == self.digest_of && !untold {
             return;
         }
         self.digest_of = changes;

@@ -122,7 +122,10 @@ async fn execute(mut commands: mpsc::Receiver<RunCommand>, reports: mpsc::Sender
 }
 
 fn start_region(hub: &Hub, me: MemberId, dir: &Path, servers: u32, ends: bool) -> Region {
-    let members = members();
+    start_knowing(hub, me, dir, servers, ends, members())
+}
+
+fn start_knowing(hub: &Hub, me: MemberId, dir: &Path, servers: u32, ends: bool, members: KnownMembers) -> Region {
     let (inbox, queues) = inbox(me, FEDERATION, members.clone());
     hub.inboxes.lock().unwrap().insert(me, inbox);
     let (runs, runs_in) = mpsc::channel(64);
@@ -218,6 +221,21 @@ async fn a_task_goes_to_the_other_region_and_comes_back() {
     assert!(!one.handle.board().decisions(submission(1).task, 10).unwrap().is_empty());
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_learns_of_its_own_admission_after_its_start_places_on_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::default();
+    let me = MemberId(2);
+    let mut region = start_knowing(&hub, me, dir.path(), 4, true, KnownMembers::default());
+    // it told its capacity once, when nobody was known
+    region.digests.wait_for(Option::is_some).await.unwrap();
+    region.handle.feed(Input::Member { member: me, place: place(me), active: true }).await.unwrap();
+    region.handle.submit(submission(1)).await.unwrap();
+    let task = until(&region, submission(1).task, |t| t.summary.state.is_ended()).await;
+    assert_eq!(task.custody.binding.as_ref().map(|b| b.provider), Some(me));
+    region.stop().await;
 }
 
 #[tokio::test]
