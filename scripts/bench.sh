@@ -35,7 +35,6 @@ run() {
   case $1 in
     cpi)      cargo bench -p cpi ;;
     local)    shell_loop | tee "$out/shell-loop.json"; "$CARGO_TARGET_DIR/release/bench" local | tee "$out/local.json" ;;
-    registry) scripts/bench-etcd.sh | tee "$out/registry.csv" ;;
     ring)
       local data; data=$(mktemp -d)
       "$CARGO_TARGET_DIR/release/causeway" lab up --delay 0 --keep 0 --data "$data" | tee "$out/ring.txt"; rm -rf "$data" ;;
