@@ -3,7 +3,7 @@
 use super::invitation::Token;
 use super::*;
 use crate::identity::{Identity, Signer};
-use crate::mesh::{Handlers, Mesh, MeshConfig, MeshHandle, MeshSettings};
+use crate::mesh::{Handlers, Mesh, MeshConfig, MeshHandle, MeshSettings, RosterEntry};
 use async_trait::async_trait;
 use consensus::envelope::StatementKind;
 use consensus::registry::kv::MemoryKv;
@@ -98,6 +98,13 @@ async fn founder() -> Founder {
     let config = MeshConfig { me: MemberId(1), federation, settings };
     let handlers = Handlers { join: Some(desk.clone()), ..Handlers::default() };
     let mesh = Mesh::start(&identity.transport_seed(), config, handlers).await.expect("started");
+    // nobody gets in, not even to ask, before a node knows its members
+    mesh.set_roster(vec![RosterEntry {
+        member: MemberId(1),
+        region: place("beijing").region,
+        transport_keys: vec![identity.transport_key()],
+        addresses: mesh.listening(),
+    }]);
     // The founder tells the registry where it really listens.
     let update = consensus::registry::command::MemberUpdate {
         expected_revision: 1,
