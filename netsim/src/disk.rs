@@ -59,7 +59,7 @@ impl Disk {
 
     fn apply(&mut self, record: &Record) {
         match record {
-            Record::Task(task) => {
+            Record::Task(task) | Record::Kept(task) => {
                 self.tasks.insert(task.task, (**task).clone());
             }
             Record::Custody(custody) => {

@@ -536,7 +536,7 @@ fn ended(attempt: Attempt, cancelled: bool) -> RunNotice {
 
 fn kind_of(record: &Record) -> String {
     match record {
-        Record::Task(task) => format!("task {}", task.task),
+        Record::Task(task) | Record::Kept(task) => format!("task {}", task.task),
         Record::Custody(c) => format!("custody {} {} {}", c.task, c.fence, c.end.is_some()),
         Record::Event(e) => format!("event {} {} {:?}", e.task, e.seq, e.kind),
         Record::Decision(d) => format!("decision {}", d.task),

@@ -2,7 +2,8 @@
 //! repeated: the same move under the same fence gives the same answer.
 
 use super::error::{BindError, CancelError, EndError, PromiseError};
-use crate::negotiation::{RunOutcome, Target};
+use super::quorum::Quorum;
+use crate::negotiation::{RunOutcome, Target, TaskState};
 use crate::time::Timestamp;
 use cpi::ids::{ContentDigest, Epoch, Fence, LeaseId, MemberId, TaskId};
 use cpi::reason::Reason;
@@ -13,10 +14,22 @@ use serde::{Deserialize, Serialize};
 pub struct CustodyRecord {
     /// The task.
     pub task: TaskId,
-    /// Fixed at submission; the first is the origin.
+    /// The region that took it in.
+    pub origin: MemberId,
+    /// Fixed at submission: the origin and two successors on the ring. One for `durability: local`, three otherwise.
     pub custodians: Vec<MemberId>,
-    /// The highest epoch promised; lower ones are refused.
+    /// Set while the set changes: the custodians before. A step then needs most of both.
+    pub former: Option<Vec<MemberId>>,
+    /// The highest epoch that this custodian promised; lower ones are refused. Not part of the replicated state.
     pub promised: Epoch,
+    /// The epoch whose holder wrote this state.
+    pub written: Epoch,
+    /// Counts the states that holders wrote. A later one holds all that an earlier one of its epoch held.
+    pub revision: u64,
+    /// Events told up to this state.
+    pub events: u32,
+    /// Where those events left the task.
+    pub state: TaskState,
     /// The newest fence handed out.
     pub fence: Fence,
     /// Runs that were bound so far, the present one included.
@@ -25,8 +38,10 @@ pub struct CustodyRecord {
     pub binding: Option<Binding>,
     /// Set once the submitter wants it ended.
     pub cancel: Option<CancelMark>,
-    /// Set once, at the end.
+    /// Set once, at the end. It counts once most disks have it.
     pub end: Option<EndMark>,
+    /// Set once the end counted: nothing more will happen, and no epoch is promised any more.
+    pub closed: bool,
 }
 
 /// A provider bound to a task under a fence.
@@ -78,14 +93,58 @@ impl CustodyRecord {
         let epoch = Epoch { counter: 1, member: origin };
         Self {
             task,
+            origin,
             custodians,
+            former: None,
             promised: epoch,
+            written: epoch,
+            revision: 0,
+            events: 0,
+            state: TaskState::Pending,
             fence: Fence { epoch, attempt: 0 },
             runs: 0,
             binding: None,
             cancel: None,
             end: None,
+            closed: false,
         }
+    }
+
+    /// Orders states: the epoch decides, then the revision.
+    pub fn version(&self) -> (Epoch, u64) {
+        (self.written, self.revision)
+    }
+
+    /// Who decides for the task, as far as this custodian promised.
+    pub fn holder(&self) -> MemberId {
+        self.promised.member
+    }
+
+    /// All who keep a copy: the custodians, and the former ones while the set changes. In order, each once.
+    pub fn seats(&self) -> impl Iterator<Item = MemberId> {
+        let former = self.former.iter().flatten().filter(|m| !self.custodians.contains(m));
+        self.custodians.iter().chain(former).copied()
+    }
+
+    /// Whether `member` keeps a copy.
+    pub fn is_seated(&self, member: MemberId) -> bool {
+        self.seats().any(|seat| seat == member)
+    }
+
+    /// A count of disks for this record's custodians.
+    pub fn quorum(&self) -> Quorum {
+        Quorum::joint(&self.custodians, self.former.as_deref().unwrap_or_default())
+    }
+
+    /// Whether `other` says something else of the task than this, leaving aside who wrote it when and what was told.
+    pub fn differs(&self, other: &Self) -> bool {
+        self.custodians != other.custodians
+            || self.former != other.former
+            || self.written != other.written
+            || self.binding != other.binding
+            || self.cancel != other.cancel
+            || self.end != other.end
+            || self.closed != other.closed
     }
 
     /// Promises `epoch` to its member: lower epochs are refused from here on.
@@ -93,7 +152,7 @@ impl CustodyRecord {
     /// # Errors
     /// [`PromiseError`]; promising the same epoch again is no error.
     pub fn promise(&mut self, epoch: Epoch) -> Result<(), PromiseError> {
-        if self.end.is_some() {
+        if self.closed {
             return Err(PromiseError::Ended);
         }
         if epoch < self.promised {
@@ -103,10 +162,10 @@ impl CustodyRecord {
         Ok(())
     }
 
-    /// The next attempt's fence under the promised epoch. It supersedes the present binding.
+    /// The next attempt's fence under the holder's epoch. It supersedes the present binding.
     pub fn next_fence(&mut self) -> Fence {
-        let attempt = if self.fence.epoch == self.promised { self.fence.attempt + 1 } else { 1 };
-        self.fence = Fence { epoch: self.promised, attempt };
+        let attempt = if self.fence.epoch == self.written { self.fence.attempt + 1 } else { 1 };
+        self.fence = Fence { epoch: self.written, attempt };
         self.binding = None;
         self.fence
     }

@@ -44,13 +44,13 @@ mod record;
 mod round;
 mod running;
 mod task;
-mod timers;
+pub(crate) mod timers;
 
 pub use action::{Action, PersistId, RunOrder};
 pub use config::{NegotiationConfig, ProviderPolicy, Weights};
 pub use digest::{ClassDigest, DIGEST_BODY_BYTES_MAX, DIGEST_BYTES_MAX, Digest, IDENTIFIERS_MAX, PoolDigest};
 pub use directory::{Directory, Region};
-pub use event::{Actor, EventKind, TaskEvent, TaskState};
+pub use event::{Actor, DETAIL_CHARS_MAX, EventKind, TaskEvent, TaskState};
 pub use frame::{FRAME_BYTES_MAX, OpenFrameError, StatementBatch, open_frame, seal_frames};
 pub use input::{Input, PlanRequest, RunNotice, Submission};
 pub use message::{

@@ -50,6 +50,14 @@ impl RunOutcome {
         self.reason.is_none()
     }
 
+    /// Whether it keeps the bounds of what comes from elsewhere.
+    pub fn is_bounded(&self) -> bool {
+        let files = self.outputs.iter().chain(&self.logs);
+        self.outputs.len() + self.logs.len() <= FILES_MAX
+            && files.into_iter().all(|f| f.path.len() <= 4096)
+            && self.reason.as_ref().is_none_or(|r| r.detail.len() <= 4 * Reason::DETAIL_CHARS_MAX)
+    }
+
     /// Whether anything has to be brought to the origin.
     pub fn has_files(&self) -> bool {
         !self.outputs.is_empty() || !self.logs.is_empty()

@@ -80,6 +80,8 @@ pub enum LeasePhase {
 pub enum Record {
     /// A task.
     Task(Box<TaskRecord>),
+    /// A task of another origin that this node keeps.
+    Kept(Box<TaskRecord>),
     /// A custodian's record of a task.
     Custody(Box<CustodyRecord>),
     /// A line of a task's history.

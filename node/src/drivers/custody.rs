@@ -158,6 +158,10 @@ impl TaskRecords {
                     batch.put(IDEMPOTENCY, &idempotency_row(&task.principal, key), &encode(&row));
                 }
             }
+            Record::Kept(task) => {
+                batch.put(TASK, &task.task.0, &encode(task));
+                batch.put(OPEN, &task.task.0, &[]);
+            }
             Record::Custody(custody) => {
                 batch.put(CUSTODY, &custody.task.0, &encode(custody));
                 if custody.end.is_some() {

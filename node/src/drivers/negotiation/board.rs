@@ -88,7 +88,7 @@ impl TaskBoard {
         let mut touched = BTreeSet::new();
         for record in records {
             match record {
-                Record::Task(task) => {
+                Record::Task(task) | Record::Kept(task) => {
                     let summary = Summary { submitted: task.submitted, ..Summary::default() };
                     inner.summaries.insert(task.task, summary);
                 }
@@ -112,7 +112,7 @@ impl TaskBoard {
         let mut inner = self.write();
         for record in records {
             match record {
-                Record::Task(record) => {
+                Record::Task(record) | Record::Kept(record) => {
                     let id = record.task;
                     let origin = MemberId(0);
                     let custody = Arc::new(CustodyRecord::submitted(id, Vec::new(), origin));
