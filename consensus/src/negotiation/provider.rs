@@ -97,6 +97,8 @@ pub struct ProviderStats {
     pub declines: BTreeMap<ReasonCode, u64>,
     /// Runs that ended.
     pub ended: u64,
+    /// Those of them that were of other origins.
+    pub ended_for_others: u64,
 }
 
 /// The provider's side of one node.
@@ -904,6 +906,7 @@ impl Provider {
         self.free(&attempt);
         self.stats.ended += 1;
         let Some(lease) = self.leases.get_mut(&attempt) else { return };
+        self.stats.ended_for_others += u64::from(lease.record.origin != self.me);
         if lease.superseded {
             self.settle(now, attempt, out);
             return;

@@ -16,6 +16,7 @@ mod id;
 mod member;
 mod output;
 mod pool;
+mod region;
 mod registry;
 mod registry_files;
 mod task;
@@ -111,6 +112,9 @@ enum Command {
     /// Pools: list, inventory, cordon, drain.
     #[command(subcommand)]
     Pool(pool::PoolCommand),
+    /// This region as a whole: cordon, uncordon, drain.
+    #[command(subcommand)]
+    Region(region::RegionCommand),
     /// Adapters, the backends behind the pools.
     #[command(subcommand)]
     Adapter(adapter::AdapterCommand),
@@ -226,6 +230,7 @@ fn perform(command: Command, context: &Context) -> Result<Exit, CliError> {
         Command::Dict(command) => block_on(dict::run(command, context)),
         Command::Member(command) => block_on(member::run(command, context)),
         Command::Pool(command) => block_on(pool::run(command, context)),
+        Command::Region(command) => block_on(region::run(command, context)),
         Command::Adapter(command) => block_on(adapter::run(command, context)),
         Command::Task(command) => block_on(task::run(command, context)),
         Command::Registry(command) => block_on(registry::run(command, context)),

@@ -6,6 +6,10 @@ use super::output::{Column, Format, Kind, column, wide};
 use super::{Context, ListArgs};
 use clap::Subcommand;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Between looks at what still runs in a pool that is being drained.
+const RUNS_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) const COLUMNS: &[Column] = &[
     column("REGION", "region", Kind::Text),
@@ -66,7 +70,7 @@ pub enum PoolCommand {
         /// The pool.
         pool: String,
     },
-    /// Takes a pool out of service and waits for its runs to end.
+    /// Takes a pool out of service and waits for its runs to end; --timeout bounds the wait.
     Drain {
         /// The pool.
         pool: String,
@@ -100,7 +104,10 @@ pub async fn run(command: PoolCommand, context: &Context) -> Result<Exit, CliErr
         }
         PoolCommand::Cordon { pool } => act(context, &client, &pool, "cordon").await?,
         PoolCommand::Uncordon { pool } => act(context, &client, &pool, "uncordon").await?,
-        PoolCommand::Drain { pool } => act(context, &client, &pool, "drain").await?,
+        PoolCommand::Drain { pool } => {
+            act(context, &client, &pool, "drain").await?;
+            wait_until_empty(context, &client, Some(&pool)).await?;
+        }
     }
     Ok(Exit::Ok)
 }
@@ -110,6 +117,37 @@ async fn act(context: &Context, client: &super::Client, pool: &str, verb: &str) 
     match context.output.format {
         Format::Table | Format::Wide => context.output.list(&by_class(&json!([answer])), COLUMNS, "name"),
         _ => context.output.one(&answer, COLUMNS, "name"),
+    }
+}
+
+/// Waits until nothing runs any more in an own pool, or in all of them; tells how many are left as they become fewer.
+pub(super) async fn wait_until_empty(
+    context: &Context,
+    client: &super::Client,
+    pool: Option<&str>,
+) -> Result<(), CliError> {
+    let begin = std::time::Instant::now();
+    let mut told = u64::MAX;
+    loop {
+        let own = vec![("own", Some("true".to_owned())), ("limit", Some("1000".to_owned()))];
+        let page = client.get("/v1/pools", own).await?;
+        let pools = super::output::items(&page);
+        let wanted = pools.iter().filter(|view| pool.is_none_or(|name| view["name"] == name));
+        let runs: u64 = wanted.filter_map(|view| view["runs"].as_u64()).sum();
+        if runs == 0 {
+            return Ok(());
+        }
+        if runs < told {
+            context.output.say(format!("{runs} runs have not ended yet"));
+            told = runs;
+        }
+        if let Some(limit) = context.limit()
+            && begin.elapsed() >= limit
+        {
+            let what = format!("the end of {runs} runs; nothing new gets in meanwhile");
+            return Err(CliError::TimedOut { what, seconds: limit.as_secs() });
+        }
+        tokio::time::sleep(RUNS_LOOK_EVERY).await;
     }
 }
 

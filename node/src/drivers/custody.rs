@@ -14,6 +14,7 @@ use cpi::ids::{ContentDigest, TaskId};
 use cpi::reason::Reason;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Digest as _;
+use std::collections::BTreeMap;
 
 const TASK: Table = Table(b'T');
 const CUSTODY: Table = Table(b'C');
@@ -82,6 +83,15 @@ impl Default for Summary {
             decided_ms: None,
         }
     }
+}
+
+/// A pool's switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cordon {
+    /// Whether the pool takes no new work.
+    on: bool,
+    /// What the configuration said when it was switched.
+    configured: bool,
 }
 
 /// An earlier submission under the same idempotency key.
@@ -198,26 +208,38 @@ impl TaskRecords {
         Ok(before + 1)
     }
 
-    /// Adds an operator's switch to a batch: of a pool, or of the region.
-    pub fn put_switch(batch: &mut RecordBatch, pool: Option<&str>, on: bool) {
-        match pool {
-            Some(pool) => batch.put(NODE, &[CORDON, pool.as_bytes()].concat(), &encode(&on)),
-            None => batch.put(NODE, DRAINING, &encode(&on)),
-        }
+    /// Adds an operator's switch of a pool to a batch, with what the configuration says of the pool meanwhile.
+    pub fn put_cordon(batch: &mut RecordBatch, pool: &str, on: bool, configured: bool) {
+        batch.put(NODE, &[CORDON, pool.as_bytes()].concat(), &encode(&Cordon { on, configured }));
     }
 
-    /// The switches as the operator left them: by pool, and of the region (`None`).
+    /// Adds an operator's switch of the whole region to a batch.
+    pub fn put_draining(batch: &mut RecordBatch, on: bool) {
+        batch.put(NODE, DRAINING, &encode(&on));
+    }
+
+    /// Whether the operator closed the whole region.
     ///
     /// # Errors
     /// [`TaskRecordsError`].
-    pub fn switches(&self) -> Result<Vec<(Option<String>, bool)>, TaskRecordsError> {
+    pub fn draining(&self) -> Result<bool, TaskRecordsError> {
+        Ok(self.row(NODE, DRAINING)?.unwrap_or(false))
+    }
+
+    /// The pools' switches as the operator left them. The last change holds: a switch counts until the configuration says
+    /// something else than it did when it was switched; from then on the configuration does.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn cordons(&self, configured: &BTreeMap<String, bool>) -> Result<Vec<(String, bool)>, TaskRecordsError> {
         let mut switches = Vec::new();
         for (key, value) in self.records.scan(NODE, CORDON, None, SWITCHES_MAX)? {
             let Some(pool) = key.strip_prefix(CORDON) else { break };
-            switches.push((Some(String::from_utf8_lossy(pool).into_owned()), decode(NODE, &value)?));
-        }
-        if let Some(on) = self.row(NODE, DRAINING)? {
-            switches.push((None, on));
+            let pool = String::from_utf8_lossy(pool).into_owned();
+            let switch: Cordon = decode(NODE, &value)?;
+            if configured.get(&pool) == Some(&switch.configured) {
+                switches.push((pool, switch.on));
+            }
         }
         Ok(switches)
     }

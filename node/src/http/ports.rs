@@ -145,6 +145,8 @@ pub trait PoolPort: Send + Sync {
     async fn uncordon(&self, pool: &str) -> Result<PoolView, ApiError>;
     /// No new work, and what runs is let end.
     async fn drain(&self, pool: &str) -> Result<PoolView, ApiError>;
+    /// The whole region takes no new work, or does again. Returns the own pools.
+    async fn cordon_region(&self, cordoned: bool) -> Result<Vec<PoolView>, ApiError>;
 }
 
 /// Adapters.

@@ -174,4 +174,8 @@ impl PoolPort for PoolService {
         // Draining a pool: nothing new gets in, and what runs is let end.
         Ok(PoolService::cordon(self, pool, true).await?)
     }
+
+    async fn cordon_region(&self, cordoned: bool) -> Result<Vec<PoolView>, ApiError> {
+        Ok(self.drain_region(cordoned).await?)
+    }
 }

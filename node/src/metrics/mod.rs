@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Labels of HTTP requests: the route's template, never the path itself.
@@ -69,6 +70,13 @@ pub struct CapacityKind {
     pub resource: &'static str,
 }
 
+/// Whose task a run was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RunOrigin {
+    /// `own` for tasks that were submitted in this region, `other` for those of other regions.
+    pub origin: &'static str,
+}
+
 /// Labels of adapters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AdapterBackend {
@@ -118,8 +126,10 @@ pub struct Metrics {
     pub failovers: Family<Cause, Counter>,
     /// 1 where an adapter is ready.
     pub adapter_up: Family<AdapterBackend, Gauge>,
-    /// What this region has: cores and chips in thousandths, memory in bytes.
-    pub capacity: Family<CapacityKind, Gauge>,
+    /// What this region has: cores and chips (parts of one too), memory in bytes.
+    pub capacity: Family<CapacityKind, Gauge<f64, AtomicU64>>,
+    /// Runs that ended in this region, by whose task it was.
+    pub runs: Family<RunOrigin, Counter>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -183,6 +193,7 @@ impl Metrics {
             failovers: register!("failovers", "Attempts after a lost run", Family::default()),
             adapter_up: register!("adapter_up", "1 where the adapter is ready", Family::default()),
             capacity: register!("capacity", "What this region has, by class and kind", Family::default()),
+            runs: register!("runs", "Runs that ended in this region, by origin", Family::default()),
             registry: Mutex::new(registry),
             refresh: Mutex::new(Vec::new()),
         }

@@ -1,12 +1,13 @@
 //! Tasks, offers and capacity for Prometheus: counted from the events as they become durable, read from the board else.
 
 use crate::drivers::negotiation::NegotiationHandle;
-use crate::metrics::{CapacityKind, Cause, Metrics, Outcome, OutcomeReason, State};
+use crate::metrics::{CapacityKind, Cause, Metrics, Outcome, OutcomeReason, RunOrigin, State};
 use consensus::negotiation::{EventKind, TaskEvent, TaskState};
 use cpi::ids::TaskId;
 use cpi::resource::Quantity;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -96,16 +97,36 @@ fn show(metrics: &Metrics, negotiation: &NegotiationHandle) {
     let gauges = negotiation.gauges();
     metrics.holds.get_or_create(&State { state: "held" }).set(gauges.holds as i64);
     metrics.holds.get_or_create(&State { state: "leased" }).set(gauges.leases as i64);
+    for (origin, ended) in [("own", gauges.runs_ended.0), ("other", gauges.runs_ended.1)] {
+        metrics.runs.get_or_create(&RunOrigin { origin }).inner().store(ended, Ordering::Relaxed);
+    }
     for (class, total, free, largest_fit) in &gauges.capacity {
         for (kind, quantity) in [("total", total), ("free", free), ("largest_fit", largest_fit)] {
             for (resource, amount) in resources(quantity) {
                 let labels = CapacityKind { class: class.clone(), kind, resource };
-                metrics.capacity.get_or_create(&labels).set(amount as i64);
+                metrics.capacity.get_or_create(&labels).set(amount);
             }
         }
     }
 }
 
-fn resources(quantity: &Quantity) -> [(&'static str, u64); 3] {
-    [("cpu_cores", quantity.cpu_milli), ("memory_bytes", quantity.memory_bytes), ("chips", quantity.chip_milli)]
+/// Amounts in the units that their names say: whole cores, bytes, whole chips.
+fn resources(quantity: &Quantity) -> [(&'static str, f64); 3] {
+    [
+        ("cpu_cores", quantity.cpu_milli as f64 / 1000.0),
+        ("memory_bytes", quantity.memory_bytes as f64),
+        ("chips", quantity.chip_milli as f64 / 1000.0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_told_in_whole_cores_and_chips() {
+        let quantity = Quantity { cpu_milli: 112_500, memory_bytes: 1 << 40, storage_bytes: 0, chip_milli: 8_000 };
+        let told = resources(&quantity);
+        assert_eq!(told, [("cpu_cores", 112.5), ("memory_bytes", (1_u64 << 40) as f64), ("chips", 8.0)]);
+    }
 }

@@ -122,7 +122,9 @@ pub type Started = (NegotiationHandle, watch::Receiver<Option<Digest>>, tokio::t
 pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
     let incarnation = parts.records.next_incarnation()?;
     let restored = parts.records.restore()?;
-    let switches = parts.records.switches()?;
+    let configured: BTreeMap<String, bool> =
+        parts.pools.iter().map(|pool| (pool.spec.name.clone(), pool.spec.cordoned)).collect();
+    let (draining, cordons) = (parts.records.draining()?, parts.records.cordons(&configured)?);
     let board = Arc::new(TaskBoard::new(parts.records.clone()));
     for task in &restored.tasks {
         board.restore(&task.record, &task.custody)?;
@@ -161,6 +163,7 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         runs: parts.runs,
         orders: VecDeque::new(),
         switched: Vec::new(),
+        configured,
         results: parts.results,
         fetched,
         synced_out: synced,
@@ -177,9 +180,9 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
     }
     driver.machine.restore(now, restored);
     driver.input(Input::Pools(parts.pools));
-    for (pool, on) in switches {
-        let switch = pool.map_or(Switch::Draining { on }, |pool| Switch::Cordon { pool, on });
-        driver.input(switch.input());
+    driver.input(Switch::Draining { on: draining }.input());
+    for (pool, on) in cordons {
+        driver.input(Switch::Cordon { pool, on }.input());
     }
     let inputs = Inputs {
         queues: parts.queues,
@@ -225,6 +228,8 @@ struct Driver {
     /// Orders with the persist that they rest on.
     orders: VecDeque<(PersistId, RunCommand)>,
     switched: Vec<(Switch, oneshot::Sender<()>)>,
+    /// What the configuration says of each own pool: whether it takes no new work.
+    configured: BTreeMap<String, bool>,
     results: Arc<dyn ResultFetcher>,
     fetched: mpsc::UnboundedSender<(Attempt, Result<(), Reason>)>,
     synced_out: mpsc::UnboundedSender<Result<PersistId, StoreError>>,
@@ -525,8 +530,11 @@ impl Driver {
         let mut answers = Vec::new();
         for (switch, answer) in std::mem::take(&mut self.switched) {
             match &switch {
-                Switch::Cordon { pool, on } => TaskRecords::put_switch(&mut batch, Some(pool), *on),
-                Switch::Draining { on } => TaskRecords::put_switch(&mut batch, None, *on),
+                Switch::Cordon { pool, on } => {
+                    let configured = self.configured.get(pool).copied().unwrap_or(false);
+                    TaskRecords::put_cordon(&mut batch, pool, *on, configured);
+                }
+                Switch::Draining { on } => TaskRecords::put_draining(&mut batch, *on),
             }
             answers.push(answer);
         }
@@ -576,9 +584,11 @@ impl Driver {
         self.digests += 1;
         let digest = self.machine.digest(self.digests, self.digest_ttl_ms);
         let classes = digest.pools.iter().flat_map(|pool| pool.classes.iter().map(move |class| (pool, class)));
+        let stats = self.machine.provider().stats();
         self.gauges.store(Arc::new(NegotiationGauges {
             holds: self.machine.provider().holds(),
             leases: self.machine.provider().leases().count(),
+            runs_ended: (stats.ended - stats.ended_for_others, stats.ended_for_others),
             capacity: classes
                 .map(|(pool, class)| {
                     (format!("{}/{}", pool.name, class.name), class.total(), class.free, class.largest_fit)

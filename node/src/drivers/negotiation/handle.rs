@@ -91,6 +91,8 @@ pub struct NegotiationGauges {
     pub holds: usize,
     /// Leases of this region's capacity.
     pub leases: usize,
+    /// Runs that ended here since the start: of own tasks, and of other regions' tasks.
+    pub runs_ended: (u64, u64),
     /// Per `pool/class`: total, free, largest fit.
     pub capacity: Vec<(String, Quantity, Quantity, Quantity)>,
 }

@@ -325,3 +325,18 @@ async fn a_frame_with_a_strange_signature_is_dropped() {
     inbox.on_frame(MemberId(2), StreamClass::Negotiation, Bytes::from_static(b"\x01rubbish"));
     assert!(queues.contracts.try_recv().is_err());
 }
+
+#[tokio::test]
+async fn the_last_change_of_a_pool_holds_be_it_a_command_or_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let region = start_region(&Hub::default(), MemberId(1), dir.path(), 1, true);
+    region.handle.cordon("p", true).await.unwrap();
+    region.handle.drain(true).await.unwrap();
+    region.stop().await;
+    let records = TaskRecords::new(Records::open(&dir.path().join("records-1")).unwrap());
+    assert!(records.draining().unwrap());
+    let configured = |on| [("p".to_owned(), on)].into();
+    assert_eq!(records.cordons(&configured(false)).unwrap(), [("p".to_owned(), true)], "the command came last");
+    assert!(records.cordons(&configured(true)).unwrap().is_empty(), "the configuration was changed since");
+    assert!(records.cordons(&[].into()).unwrap().is_empty(), "the pool is gone");
+}

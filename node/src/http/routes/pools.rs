@@ -87,6 +87,42 @@ pub async fn drain(
     Ok(Json(state.services().pools()?.drain(&pool).await?))
 }
 
+/// Takes all pools of this region out of service for new work; each pool's own switch stays as it is.
+#[utoipa::path(post, path = "/v1/region/cordon", tag = "pools", request_body = Nothing,
+    responses((status = 200, description = "The region's pools", body = Page<PoolView>)))]
+pub async fn cordon_region(
+    State(state): State<AppState>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<Page<PoolView>>, ApiError> {
+    switch_region(&state, true).await
+}
+
+/// Puts the region back into service.
+#[utoipa::path(post, path = "/v1/region/uncordon", tag = "pools", request_body = Nothing,
+    responses((status = 200, description = "The region's pools", body = Page<PoolView>)))]
+pub async fn uncordon_region(
+    State(state): State<AppState>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<Page<PoolView>>, ApiError> {
+    switch_region(&state, false).await
+}
+
+/// Takes the region out of service; what runs is let end.
+#[utoipa::path(post, path = "/v1/region/drain", tag = "pools", request_body = Nothing,
+    responses((status = 200, description = "The region's pools", body = Page<PoolView>)))]
+pub async fn drain_region(
+    State(state): State<AppState>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<Page<PoolView>>, ApiError> {
+    switch_region(&state, true).await
+}
+
+async fn switch_region(state: &AppState, cordoned: bool) -> Result<Json<Page<PoolView>>, ApiError> {
+    let items = state.services().pools()?.cordon_region(cordoned).await?;
+    let total = Some(items.len() as u64);
+    Ok(Json(Page { items, next_page_token: None, total }))
+}
+
 /// All adapters with their health.
 #[utoipa::path(get, path = "/v1/adapters", tag = "pools", params(PageQuery),
     responses((status = 200, description = "A page", body = Page<AdapterView>)))]
