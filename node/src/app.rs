@@ -5,6 +5,7 @@
 //!   -> admission desk -> services -> HTTP -> node.json                                         SIGTERM: all of it backwards
 //! ```
 
+mod ballast;
 mod folder;
 mod parts;
 mod trace;
@@ -12,6 +13,7 @@ mod trace;
 pub use folder::{DataFolder, FolderError};
 pub use trace::start_tracing;
 
+use self::ballast::Ballast;
 use crate::config::NodeConfig;
 use crate::drivers::placement::{Placement, PlacementParts};
 use crate::drivers::pool_watch::{DiskReady, PlacementReady, PoolWatch};
@@ -29,6 +31,7 @@ use crate::mesh::{
 };
 use crate::metrics::Metrics;
 use crate::services::dictionary::DictionaryService;
+use crate::services::disk::DiskRoom;
 use crate::services::identifiers::IdentifierService;
 use crate::services::members::MemberService;
 use crate::services::registry::Registry;
@@ -92,6 +95,10 @@ impl Node {
     /// The part that failed, and why.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let began = Instant::now();
+        let room = DiskRoom::new(&config.data.dir, config.data.free_bytes_min);
+        let ballast = Ballast::new(&config.data.dir, config.data.ballast_bytes, room.clone());
+        // a node whose disk is full starts on what its ballast held
+        ballast.look();
         let folder = DataFolder::open(&config.data.dir)?;
         let membership = Membership::load(folder.path())?;
         let identity = Identity::load(&config.keys_dir())?;
@@ -99,6 +106,7 @@ impl Node {
         let signer = Signer::open(&identity, membership.federation, records.clone())?;
         let late = LateHandlers::default();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(ballast.keep(stop.clone()));
 
         let mesh = start_mesh(&config, &identity, &membership, &late).await?;
         let registry = start_registry(&config, &identity, &membership, &mesh).await?;
@@ -175,8 +183,9 @@ impl Node {
             readiness: vec![
                 Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member }),
                 Arc::new(PlacementReady(placement.negotiation.clone())),
-                Arc::new(DiskReady { folder: config.data.dir.clone(), free_bytes_min: config.data.free_bytes_min }),
+                Arc::new(DiskReady(room.clone())),
             ],
+            disk: Some(room),
         };
         let key = ApiKey::open_or_create(&config.api_key_file())?;
         let region = config.region.name.clone();

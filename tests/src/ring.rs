@@ -30,13 +30,24 @@ pub struct RingOptions {
     pub backend: &'static str,
     /// Servers in each node's pool, each with 8 cores.
     pub servers: u32,
+    /// Gives each node a disk of its own of so many MiB (a tmpfs at its data folder), which takes the right to mount.
+    pub disk_mib: Option<u32>,
+    /// Whether the first node's servers have no chips: what needs one must run elsewhere.
+    pub first_without_chips: bool,
     /// More configuration: whole sections or keys of sections that are not set here.
     pub extra: String,
 }
 
 impl Default for RingOptions {
     fn default() -> Self {
-        Self { nodes: 3, backend: "local", servers: 4, extra: String::new() }
+        Self {
+            nodes: 3,
+            backend: "local",
+            servers: 4,
+            disk_mib: None,
+            first_without_chips: false,
+            extra: String::new(),
+        }
     }
 }
 
@@ -45,6 +56,7 @@ impl Default for RingOptions {
 pub struct Ring {
     /// The nodes, by their place in the ring's founding.
     pub nodes: Vec<NodeProcess>,
+    disks: Vec<Disk>,
     folder: Option<TempDir>,
     _turn: Option<tokio::sync::SemaphorePermit<'static>>,
 }
@@ -65,12 +77,15 @@ impl Ring {
         // runs under user ids of their own must be able to walk into the folder
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
         let binary = binary("causeway")?;
-        let mut ring = Self { nodes: Vec::new(), folder: None, _turn: Some(turn) };
+        let mut ring = Self { nodes: Vec::new(), disks: Vec::new(), folder: None, _turn: Some(turn) };
         for at in 0..options.nodes {
             let name = format!("r{at}");
             let dir = folder.path().join(&name);
             let config = dir.with_extension("toml");
             std::fs::write(&config, config_text(at, &dir, &options)?)?;
+            if let Some(mib) = options.disk_mib {
+                ring.disks.push(Disk::mount(&dir, mib)?);
+            }
             ring.nodes.push(NodeProcess::new(&binary, &name, &dir, &config));
         }
         ring.folder = Some(folder);
@@ -203,11 +218,39 @@ impl Drop for Ring {
         if let Some(folder) = &self.folder {
             kill_runs_below(folder.path());
         }
+        self.disks.clear();
         if std::thread::panicking()
             && let Some(folder) = self.folder.take()
         {
             eprintln!("the nodes' logs and disks are kept in {}", folder.keep().display());
         }
+    }
+}
+
+/// A small disk: a tmpfs that is there until this is dropped.
+#[derive(Debug)]
+pub struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    /// Mounts an empty disk of `mib` MiB at `at`.
+    ///
+    /// # Errors
+    /// The system does not let this process mount.
+    pub fn mount(at: &Path, mib: u32) -> anyhow::Result<Self> {
+        use nix::mount::{MsFlags, mount};
+        std::fs::create_dir_all(at)?;
+        let size = format!("size={mib}m,mode=0700");
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+            .context("mounting a small disk")?;
+        Ok(Self { at: at.to_owned() })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.at, nix::mount::MntFlags::MNT_DETACH);
     }
 }
 
@@ -252,6 +295,9 @@ pub fn identifier(at: usize, number: u64) -> String {
 fn config_text(at: usize, dir: &Path, options: &RingOptions) -> anyhow::Result<String> {
     let port = free_port()?;
     let RingOptions { backend, servers, extra, .. } = options;
+    let chips = !(options.first_without_chips && at == 0);
+    let chip = if chips { "chip = { model = \"NVH800S80\", kind = \"GPU\" }" } else { "" };
+    let chip_milli = if chips { 8000 } else { 0 };
     Ok(format!(
         r#"{extra}
 [region]
@@ -263,6 +309,7 @@ worker_threads = 2
 [data]
 dir = "{dir}"
 free_bytes_min = 1048576
+ballast_bytes = {ballast}
 [http]
 listen = "127.0.0.1:0"
 [mesh]
@@ -279,14 +326,15 @@ price = {{ currency = "CNY", cpu_core_hour_micro = {price}, memory_gib_hour_micr
 [[pools.classes]]
 name = "std-8"
 cpu_model = "INX8480P"
-chip = {{ model = "NVH800S80", kind = "GPU" }}
+{chip}
 servers = {servers}
-per_server = {{ cpu_milli = 8000, memory_bytes = 34359738368, storage_bytes = 214748364800, chip_milli = 8000 }}
+per_server = {{ cpu_milli = 8000, memory_bytes = 34359738368, storage_bytes = 214748364800, chip_milli = {chip_milli} }}
 "#,
         city = CITIES[at % CITIES.len()],
         dir = dir.display(),
         identifier = identifier(at, 0),
         price = 100_000,
+        ballast = if options.disk_mib.is_some() { 32 << 20 } else { 0 },
     ))
 }
 

@@ -20,7 +20,9 @@ mod region;
 mod registry;
 mod registry_files;
 mod task;
+mod task_files;
 mod task_follow;
+mod task_show;
 #[cfg(test)]
 mod tests;
 

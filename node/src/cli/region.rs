@@ -15,7 +15,9 @@ pub enum RegionCommand {
     /// Puts the region back into service; pools that were cordoned one by one stay so.
     Uncordon,
     /// Takes the region out of service and waits for its runs to end; --timeout bounds the wait.
-    #[command(after_help = "Example, before maintenance:\n  causeway region drain --timeout 2h && systemctl stop causeway")]
+    #[command(
+        after_help = "Example, before maintenance:\n  causeway region drain --timeout 2h && systemctl stop causeway"
+    )]
     Drain,
 }
 

@@ -2,20 +2,17 @@
 
 use super::client::{Client, Extra, encode};
 use super::exit::{CliError, Exit};
-use super::output::{Column, Format, Kind, Output, bytes, column, items, print, text_at, wide};
+use super::output::{Column, Format, Kind, Output, column, print, text_at, wide};
+use super::task_files::{ARTIFACTS, digest_inputs, fetch_artifacts, upload_all};
 use super::task_follow::{LogOptions, follow_logs, print_events, wait_for_end};
+use super::task_show::{explain_text, plan_text};
 use super::{Context, ListArgs, confirm, read_text};
 use clap::{Args, Subcommand};
 use cpi::dictionary::Dictionary;
-use cpi::ids::ContentDigest;
 use cpi::task::{DOCUMENT_BYTES_MAX, Format as DocumentFormat, TaskSpec, parse_document, validate};
-use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use std::io::{Read as _, Write as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) const COLUMNS: &[Column] = &[
@@ -62,44 +59,6 @@ const STATUS: &[Column] = &[
     column("ELAPSED", "usage.wall_ms", Kind::Millis),
     column("PROCESSOR", "usage.cpu_ms", Kind::Millis),
     column("MEMORY PEAK", "usage.memory_peak_bytes", Kind::Bytes),
-];
-
-const OFFERS: &[Column] = &[
-    column("", "mark", Kind::Text),
-    column("REGION", "region", Kind::Text),
-    column("POOL", "pool", Kind::Text),
-    column("CLASS", "class", Kind::Text),
-    column("PRICE/H", "price", Kind::Text),
-    column("START IN", "start_in_ms", Kind::Millis),
-    column("FIRMNESS", "firmness", Kind::Text),
-    column("RTT", "rtt_ms", Kind::Millis),
-    column("ANSWERED", "answered_ms", Kind::Millis),
-    wide("CO2 G/KWH", "carbon_g_per_kwh", Kind::Text),
-    column("SCORE", "score", Kind::Text),
-];
-
-const REFUSALS: &[Column] = &[
-    column("REGION", "region", Kind::Text),
-    column("REASON", "reason.code", Kind::Text),
-    column("CLAUSE", "clause", Kind::Text),
-    column("WHY", "reason.sentence", Kind::Text),
-    column("DETAIL", "reason.detail", Kind::Text),
-];
-
-const CANDIDATES: &[Column] = &[
-    column("REGION", "region", Kind::Text),
-    column("POOL", "pool", Kind::Text),
-    column("ANSWER", "answer", Kind::Text),
-    column("REASON", "reason", Kind::Reason),
-    column("PRICE/H", "price", Kind::Text),
-    column("RTT", "rtt_ms", Kind::Millis),
-    column("SCORE", "score", Kind::Text),
-];
-
-const ARTIFACTS: &[Column] = &[
-    column("PATH", "path", Kind::Text),
-    column("SIZE", "size_bytes", Kind::Bytes),
-    column("DIGEST", "digest", Kind::Text),
 ];
 
 /// Verbs of tasks.
@@ -297,75 +256,6 @@ fn read_task(file: &str) -> Result<TaskSpec, CliError> {
     Ok(spec)
 }
 
-/// An input that has to be sent: where it lies, its digest and length.
-struct Upload {
-    file: PathBuf,
-    digest: ContentDigest,
-    size_bytes: u64,
-}
-
-/// Fills in digest and size of the inputs that lie on this machine; their paths are relative to the document.
-fn digest_inputs(spec: &mut TaskSpec, document: &str) -> Result<Vec<Upload>, CliError> {
-    let base = if document == "-" { Path::new("") } else { Path::new(document).parent().unwrap_or(Path::new("")) };
-    let mut uploads = Vec::new();
-    for input in &mut spec.inputs {
-        let Some(from) = input.from.take() else { continue };
-        let file = base.join(&from);
-        let mut opened = std::fs::File::open(&file)
-            .map_err(|error| CliError::usage(format!("input {:?}: {}: {error}", input.path, file.display())))?;
-        let mut hash = Sha256::new();
-        let mut size_bytes = 0;
-        let mut piece = vec![0; 256 << 10];
-        loop {
-            let count = opened.read(&mut piece)?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&piece[..count]);
-            size_bytes += count as u64;
-        }
-        let digest = ContentDigest(hash.finalize().into());
-        if input.digest.is_some_and(|stated| stated != digest) {
-            return Err(CliError::usage(format!(
-                "input {:?}: {} has another digest than stated",
-                input.path,
-                file.display()
-            )));
-        }
-        input.digest = Some(digest);
-        input.size_bytes = Some(size_bytes);
-        uploads.push(Upload { file, digest, size_bytes });
-    }
-    Ok(uploads)
-}
-
-async fn upload_all(client: &Client, output: &Output, uploads: Vec<Upload>) -> Result<(), CliError> {
-    let mut missing: Vec<Upload> = Vec::new();
-    for upload in uploads {
-        if !missing.iter().any(|known| known.digest == upload.digest) && !client.has_artifact(upload.digest).await? {
-            missing.push(upload);
-        }
-    }
-    let total: u64 = missing.iter().map(|upload| upload.size_bytes).sum();
-    let bar = progress(output, total, "uploading");
-    for upload in missing {
-        let moving = bar.clone();
-        client.upload(upload.digest, &upload.file, move |count| moving.inc(count)).await?;
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-fn progress(output: &Output, total: u64, what: &'static str) -> ProgressBar {
-    if !output.draws() || total == 0 {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}")
-        .expect("the template is valid")
-        .progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_message(what)
-}
-
 async fn plan(context: &Context, file: &str) -> Result<Exit, CliError> {
     let mut spec = read_task(file)?;
     digest_inputs(&mut spec, file)?;
@@ -390,40 +280,6 @@ fn show_plan(output: &Output, plan: &Value) -> Result<(), CliError> {
         Format::Table | Format::Wide => {}
     }
     print(&plan_text(output, plan)?)
-}
-
-/// A plan for people: every offer, every refusal, and what comes of it.
-pub(super) fn plan_text(output: &Output, plan: &Value) -> Result<String, CliError> {
-    let mut offers = plan["offers"].clone();
-    for offer in offers.as_array_mut().into_iter().flatten() {
-        offer["mark"] = json!(if offer["chosen"].as_bool().unwrap_or(false) { "*" } else { " " });
-        offer["price"] = json!(price(offer));
-    }
-    let mut out = String::new();
-    if !items(&offers).is_empty() {
-        out.push_str(&output.list_text(&offers, OFFERS, "region")?);
-    }
-    if !items(&plan["refusals"]).is_empty() {
-        out.push_str(if out.is_empty() { "Refused by\n" } else { "\nRefused by\n" });
-        out.push_str(&output.list_text(&plan["refusals"], REFUSALS, "region")?);
-    }
-    let took = plan["took_ms"].as_u64().unwrap_or(0);
-    let held = plan["held_for_s"].as_u64().unwrap_or(0);
-    let line = if plan["feasible"].as_bool().unwrap_or(false) {
-        format!("\nPlan {}: would place, decided in {took} ms, held for {held} s\n", text_at(plan, "id"))
-    } else {
-        let (why, next) = (text_at(plan, "reason.sentence"), text_at(plan, "reason.next_step"));
-        format!("\nPlan {}: no region would take it, decided in {took} ms. {why} {next}\n", text_at(plan, "id"))
-    };
-    out.push_str(&line);
-    Ok(out)
-}
-
-/// A price for people, from millionths: `3.60 CNY`.
-fn price(offer: &Value) -> String {
-    let micro = offer["price_hour_micro"].as_u64().unwrap_or(0);
-    let hundredths = micro.div_ceil(10_000);
-    format!("{}.{:02} {}", hundredths / 100, hundredths % 100, text_at(offer, "currency"))
 }
 
 async fn submit(context: &Context, arguments: RunArgs) -> Result<Exit, CliError> {
@@ -509,76 +365,4 @@ async fn explain(context: &Context, id: &str) -> Result<(), CliError> {
         Format::Table | Format::Wide => {}
     }
     print(&explain_text(output, &answer)?)
-}
-
-/// An explanation for people: the answer first, then each attempt with every region.
-pub(super) fn explain_text(output: &Output, answer: &Value) -> Result<String, CliError> {
-    let mut out = format!("{}\n", text_at(answer, "summary"));
-    let next = text_at(answer, "next_step");
-    if !next.is_empty() {
-        out.push_str(&format!("Next: {next}\n"));
-    }
-    for attempt in answer["attempts"].as_array().into_iter().flatten() {
-        out.push_str(&format!(
-            "\nAttempt {} at {}, {} ms\n",
-            text_at(attempt, "fence"),
-            text_at(attempt, "at"),
-            text_at(attempt, "took_ms")
-        ));
-        let mut candidates = attempt["candidates"].clone();
-        for candidate in candidates.as_array_mut().into_iter().flatten() {
-            candidate["price"] = json!(price(candidate));
-        }
-        if !items(&candidates).is_empty() {
-            out.push_str(&output.list_text(&candidates, CANDIDATES, "region")?);
-        }
-        if !items(&attempt["refusals"]).is_empty() {
-            out.push_str("Could not take it\n");
-            out.push_str(&output.list_text(&attempt["refusals"], REFUSALS, "region")?);
-        }
-    }
-    Ok(out)
-}
-
-/// Brings all outputs of a task into `folder`; each is verified against its digest before it gets its name.
-async fn fetch_artifacts(client: &Client, output: &Output, id: &str, folder: &Path) -> Result<(), CliError> {
-    let page = client.get(&format!("/v1/tasks/{}/artifacts", encode(id)), Vec::new()).await?;
-    let total = items(&page).iter().filter_map(|item| item["size_bytes"].as_u64()).sum();
-    let bar = progress(output, total, "downloading");
-    for item in items(&page) {
-        let (path, digest) = (text_at(item, "path"), text_at(item, "digest"));
-        let relative = Path::new(&path);
-        let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
-        if path.is_empty() || !inside {
-            return Err(CliError::Other(anyhow::anyhow!("the node names an output {path:?} outside the folder")));
-        }
-        let target = folder.join(relative);
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        download(client, &digest, &target, &bar).await?;
-        output.say(format!("{} {}", target.display(), bytes(item["size_bytes"].as_u64().unwrap_or(0))));
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-async fn download(client: &Client, digest: &str, target: &Path, bar: &ProgressBar) -> Result<(), CliError> {
-    let expected: ContentDigest =
-        digest.parse().map_err(|error| anyhow::anyhow!("the node names a wrong digest: {error}"))?;
-    let (_, mut pieces) = client.bytes(&format!("/v1/artifacts/{expected}"), Vec::new()).await?;
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut staged = tempfile::NamedTempFile::new_in(folder)?;
-    let mut hash = Sha256::new();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece?;
-        hash.update(&piece);
-        staged.write_all(&piece)?;
-        bar.inc(piece.len() as u64);
-    }
-    if ContentDigest(hash.finalize().into()) != expected {
-        return Err(CliError::Other(anyhow::anyhow!("{}: what came does not match {expected}", target.display())));
-    }
-    staged.persist(target).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -66,12 +66,12 @@ fn tables_of_tasks() {
 
 #[test]
 fn a_plan_shows_offers_and_refusals() {
-    golden("task_plan.txt", &task::plan_text(&output(Format::Table), &plan()).expect("text"));
+    golden("task_plan.txt", &task_show::plan_text(&output(Format::Table), &plan()).expect("text"));
     let none = json!({
         "id": "P", "feasible": false, "took_ms": 3, "offers": [], "refusals": plan()["refusals"],
         "reason": { "sentence": "No region of the federation can take the task.", "next_step": "Ask for less." },
     });
-    golden("task_plan_none.txt", &task::plan_text(&output(Format::Table), &none).expect("text"));
+    golden("task_plan_none.txt", &task_show::plan_text(&output(Format::Table), &none).expect("text"));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn an_explanation_answers_first_and_then_shows_every_region() {
             "refusals": plan()["refusals"],
         }],
     });
-    golden("task_explain.txt", &task::explain_text(&output(Format::Table), &answer).expect("text"));
+    golden("task_explain.txt", &task_show::explain_text(&output(Format::Table), &answer).expect("text"));
 }
 
 #[test]

@@ -46,11 +46,19 @@ section! {
     pub struct DataConfig {
         /// The node's folder, readable by its owner only. Below it: `keys/` (transport and signing key), `api.key`,
         /// `registry/log`, `registry/state/<generation>`, `records/` (tasks, leases, events), `artifacts/`, `runs/`,
-        /// `node.json` (addresses of the running node), `lock`. A copy of it that is started elsewhere is a second node with
+        /// `node.json` (addresses of the running node), `ballast`, `lock`. A copy of it that is started elsewhere is a second node with
         /// the same identity: never do that.
         pub dir: PathBuf = PathBuf::from("/var/lib/causeway"),
         /// Bytes that must stay free on the disk. Below it the node takes no new tasks or uploads and `readyz` says so.
         pub free_bytes_min: u64 = 256 << 20,
+        /// Bytes of a file that holds room for the moment when the disk is full in spite of `free_bytes_min`: it is given up
+        /// then, so that the node can write what it must, and made again later. 0 to 17179869184; 0 for none.
+        pub ballast_bytes: u64 = 64 << 20,
+        /// Seconds for which an ended task is kept with its history, 3600 to 315360000; not shorter than
+        /// `http.idempotency_ttl_s`. Its files go earlier, after `artifacts.result_ttl_s`.
+        pub task_ttl_s: u64 = 2_592_000,
+        /// Ended tasks that are kept at most, 1000 to 10000000; beyond, those that were submitted first go before their time.
+        pub ended_tasks_max: usize = 200_000,
         /// Whether acknowledged records are synced to the disk first. `false` is for benchmarks: a power cut then loses
         /// acknowledged work.
         pub sync: bool = true,
@@ -248,8 +256,8 @@ section! {
         pub total_bytes_max: u64 = 256 << 30,
         /// Seconds for which an uploaded artifact that no task names is kept, 60 to 31536000.
         pub unused_ttl_s: u64 = 86_400,
-        /// Seconds for which results are kept after the task ended, 60 to 31536000; a run that its origin never fetched is kept
-        /// this long at the provider too.
+        /// Seconds for which inputs, outputs and logs are kept after the task ended, 60 to 31536000; a run that its origin
+        /// never fetched is kept this long at the provider too.
         pub result_ttl_s: u64 = 7 * 86_400,
     }
 }

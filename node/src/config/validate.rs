@@ -118,6 +118,9 @@ impl Check {
         self.range("http.concurrency_max", http.concurrency_max, 1..=1_000_000);
         self.range("http.streams_max", http.streams_max, 1..=100_000);
         self.range("http.writes_per_second", http.writes_per_second, 1..=1_000_000);
+        self.range("data.ballast_bytes", config.data.ballast_bytes, 0..=16 << 30);
+        self.range("data.task_ttl_s", config.data.task_ttl_s, 3_600..=315_360_000);
+        self.range("data.ended_tasks_max", config.data.ended_tasks_max, 1_000..=10_000_000);
         self.range("http.idempotency_ttl_s", http.idempotency_ttl_s, 60..=604_800);
         self.range("mesh.ping_interval_ms", mesh.ping_interval_ms, 200..=60_000);
         self.range("mesh.redial_ms_min", mesh.redial_ms_min, 50..=60_000);
@@ -158,6 +161,9 @@ impl Check {
         if !matches!(registry.voters_target, 1 | 3 | 5 | 7) {
             let message = format!("{} is not possible: expected 1, 3, 5 or 7", registry.voters_target);
             self.refuse("registry.voters_target", message, None);
+        }
+        if config.data.task_ttl_s < config.http.idempotency_ttl_s {
+            self.refuse("data.task_ttl_s", "must not be less than `http.idempotency_ttl_s`", None);
         }
         if mesh.redial_ms_max < mesh.redial_ms_min {
             self.refuse("mesh.redial_ms_max", "must not be less than `mesh.redial_ms_min`", None);

@@ -349,14 +349,38 @@ impl TaskRecords {
         own.map(|(_, value)| decode(DECISION, &value)).collect()
     }
 
-    /// Tasks older than `before` (the newest for `None`), newest first.
+    /// Visits the newest standing of every task that is kept.
     ///
     /// # Errors
     /// [`TaskRecordsError`].
-    pub fn tasks_before(&self, before: Option<TaskId>, limit: usize) -> Result<Vec<TaskRecord>, TaskRecordsError> {
-        let from = before.map_or([0xff; 16], |id| id.0);
-        let rows = self.records.scan_back(TASK, &from, limit + 1)?;
-        let older = rows.into_iter().filter(|(key, _)| before.is_none() || key.as_slice() < from.as_slice());
-        older.take(limit).map(|(_, value)| decode(TASK, &value)).collect()
+    pub fn each_summary(&self, mut visit: impl FnMut(TaskId, &Summary)) -> Result<(), TaskRecordsError> {
+        self.each(SUMMARY, |key, value| {
+            if let Ok(id) = <[u8; 16]>::try_from(key) {
+                visit(TaskId(id), &decode(SUMMARY, value)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds the removal of an ended task to a batch: all its rows, and its idempotency key where it is still its own.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn remove(&self, batch: &mut RecordBatch, task: &TaskRecord) -> Result<(), TaskRecordsError> {
+        let id = task.task.0;
+        for table in [TASK, CUSTODY, SUMMARY, OPEN] {
+            batch.delete(table, &id);
+        }
+        let until = u128::from_be_bytes(id).saturating_add(1).to_be_bytes();
+        for table in [EVENT, DECISION] {
+            batch.delete_range(table, &id, &until);
+        }
+        if let Some(key) = &task.idempotency_key {
+            let row = idempotency_row(&task.principal, key);
+            if self.repeated(&row)?.is_some_and(|repeated| repeated.task == task.task) {
+                batch.delete(IDEMPOTENCY, &row);
+            }
+        }
+        Ok(())
     }
 }

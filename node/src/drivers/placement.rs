@@ -16,6 +16,7 @@ use crate::mesh::{GossipHandler, GossipVerdict, MeshHandle, Topic};
 use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError, Retention};
 use crate::services::logs::LogService;
 use crate::services::pools::PoolService;
+use crate::services::task_retention::{TaskRetention, keep_swept};
 use crate::services::tasks::{TaskParts, TaskService};
 use adapters::contract::Adapter;
 use adapters::fake::{FakeAdapter, FakeScript};
@@ -128,7 +129,7 @@ impl Placement {
         let PlacementParts { config, me, mesh, stop, tasks, .. } = &parts;
         let adapters = start_adapters(config, &parts.supervisor_exe).await?;
         let pools = own_pools(config, &adapters)?;
-        let store = ArtifactStore::open(config.artifacts_dir())?;
+        let store = ArtifactStore::open(config.artifacts_dir(), config.data.free_bytes_min)?;
         let fetcher = ArtifactFetcher::new(*me, store.clone(), Arc::new(mesh.clone()));
         let table = RunTable::default();
         let logs = LogService::new(table.clone());
@@ -192,6 +193,12 @@ impl Placement {
             results: Duration::from_secs(config.artifacts.result_ttl_s),
         };
         tasks.spawn(collect_artifacts(store.clone(), retention, stop.clone()));
+        let kept = TaskRetention {
+            results_ms: config.artifacts.result_ttl_s.saturating_mul(1000),
+            tasks_ms: config.data.task_ttl_s.saturating_mul(1000),
+            tasks_max: config.data.ended_tasks_max,
+        };
+        tasks.spawn(keep_swept(Arc::clone(negotiation.board()), store.clone(), kept, stop.clone()));
         tasks.spawn(follow_dictionary(Arc::clone(&parts.dictionary), negotiation.clone(), stop.clone()));
 
         let board = Arc::clone(negotiation.board());

@@ -4,6 +4,7 @@
 use super::members::KnownMembers;
 use super::negotiation::NegotiationHandle;
 use crate::http::{Check, ReadinessCheck};
+use crate::services::disk::DiskRoom;
 use crate::services::identifiers::StatusSource;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -11,7 +12,6 @@ use cpi::ids::StableKey;
 use cpi::resolve::Status;
 use cpi::resource::ClassStatus;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -88,22 +88,14 @@ impl PoolWatch {
 }
 
 /// The disk is ready while enough of it is free.
-pub struct DiskReady {
-    /// The data folder.
-    pub folder: PathBuf,
-    /// Bytes that must stay free.
-    pub free_bytes_min: u64,
-}
+pub struct DiskReady(pub DiskRoom);
 
 #[async_trait]
 impl ReadinessCheck for DiskReady {
     async fn check(&self) -> Check {
-        let (ok, detail) = match nix::sys::statvfs::statvfs(&self.folder) {
-            Ok(disk) => {
-                let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-                let ok = free >= self.free_bytes_min;
-                (ok, format!("{free} bytes free, {} needed", self.free_bytes_min))
-            }
+        let needed = self.0.free_bytes_min();
+        let (ok, detail) = match self.0.free_bytes() {
+            Ok(free) => (free >= needed, format!("{free} bytes free, {needed} needed")),
             Err(error) => (false, error.to_string()),
         };
         Check { name: "disk".to_owned(), ok, detail }

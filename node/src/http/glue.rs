@@ -7,6 +7,7 @@ use super::ports::{
 use super::problem::{ApiError, Code};
 use crate::services::artifacts::{ArtifactStore, PutError};
 use crate::services::dictionary::{DictionaryService, PublishError};
+use crate::services::disk::DiskFullError;
 use crate::services::identifier_views::{
     FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
@@ -56,6 +57,12 @@ impl ArtifactPort for Artifacts {
     async fn open(&self, digest: &ContentDigest) -> Result<Option<tokio::fs::File>, ApiError> {
         let failed = |error: std::io::Error| ApiError::new(Code::Internal, format!("reading {digest}: {error}"));
         self.store.open_content(digest).await.map_err(failed)
+    }
+}
+
+impl From<DiskFullError> for ApiError {
+    fn from(error: DiskFullError) -> Self {
+        Self::new(Code::DiskFull, error.to_string()).reason(ReasonCode::DiskFull)
     }
 }
 

@@ -9,6 +9,7 @@ use super::repeat::Repeats;
 use super::system::Check;
 use crate::config::HttpConfig;
 use crate::metrics::Metrics;
+use crate::services::disk::DiskRoom;
 use axum::http::HeaderValue;
 use cpi::dictionary::Dictionary;
 use cpi::ids::RegionName;
@@ -41,6 +42,8 @@ pub struct Services {
     pub tasks: Option<Arc<dyn TaskPort>>,
     /// What must hold for the node to be ready.
     pub readiness: Vec<Arc<dyn ReadinessCheck>>,
+    /// The disk that writes go to.
+    pub disk: Option<DiskRoom>,
 }
 
 /// One thing that must hold for the node to be ready; it must answer at once.
@@ -72,6 +75,14 @@ impl Services {
     accessor!(pools, PoolPort, "pools");
     accessor!(adapters, AdapterPort, "adapters");
     accessor!(tasks, TaskPort, "tasks");
+
+    /// Refuses a write that would add to a disk which is full.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`].
+    pub fn room(&self) -> Result<(), ApiError> {
+        Ok(self.disk.as_ref().map_or(Ok(()), DiskRoom::check)?)
+    }
 
     /// The dictionary release in force.
     pub fn current_dictionary(&self) -> Arc<Dictionary> {

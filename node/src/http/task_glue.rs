@@ -56,6 +56,8 @@ impl From<TaskError> for ApiError {
                 Self::new(Code::Unavailable, detail).reason(ReasonCode::PeerUnreachable)
             }
             TaskError::Log(ReadLogError::Refused(_)) => Self::new(Code::Unavailable, detail),
+            TaskError::State { .. } => Self::parameter("state", detail),
+            TaskError::Space(error) => error.into(),
             TaskError::Disk(_) => Self::new(Code::DiskFull, detail).reason(ReasonCode::DiskFull),
         }
     }

@@ -15,6 +15,7 @@
 pub mod check;
 mod founding;
 mod job;
+mod leftovers;
 pub mod process;
 mod relays;
 mod report;

@@ -25,18 +25,19 @@ pub fn over_all(reader: &RegistryReader, name: Option<&str>, dimension: Statisti
         .collect()
 }
 
-/// Sums over what a filter matches; identifiers of one pool count its servers once.
+/// Sums over what a filter matches, or over all, grouped by every dimension of `names` at once; identifiers of one pool
+/// count its servers once in a group.
 ///
 /// # Errors
 /// [`IdentifierError::TooMany`].
 pub fn over_filter(
     reader: &RegistryReader,
     dictionary: &Dictionary,
-    name: Option<&str>,
-    filter: Filter,
+    names: &[String],
+    filter: Option<Filter>,
 ) -> Result<Vec<StatisticsRow>, IdentifierError> {
-    let mut sums = Sums { name, rows: BTreeMap::new(), pools: BTreeSet::new() };
-    let mut query = SearchQuery { filter: Some(filter), limit: 1000, ..SearchQuery::default() };
+    let mut sums = Sums { names, rows: BTreeMap::new(), pools: BTreeSet::new() };
+    let mut query = SearchQuery { filter, limit: 1000, ..SearchQuery::default() };
     let mut looked_at = 0;
     loop {
         let page = reader.search(&query, dictionary);
@@ -53,40 +54,67 @@ pub fn over_filter(
 }
 
 struct Sums<'a> {
-    name: Option<&'a str>,
-    rows: BTreeMap<String, StatisticsRow>,
-    pools: BTreeSet<(String, String)>,
+    names: &'a [String],
+    rows: BTreeMap<Vec<String>, StatisticsRow>,
+    pools: BTreeSet<(Vec<String>, String)>,
 }
 
 impl Sums<'_> {
     fn add(&mut self, cpi: &Cpi) {
-        let values: Vec<String> = match self.name {
-            None => vec![String::new()],
-            Some("class") => vec![cpi.resource_type().to_owned()],
-            Some("city") => vec![cpi.city().to_owned()],
-            Some("enterprise") => vec![cpi.enterprise().to_owned()],
-            Some("service") => vec![cpi.service_type().to_owned()],
-            Some(_) => cpi.chips().map(|(model, _)| model.to_owned()).collect(),
-        };
-        for value in values {
-            let row = self.rows.entry(value.clone()).or_insert_with(|| StatisticsRow {
-                group: self.name.iter().map(|name| ((*name).to_owned(), value.clone())).collect(),
+        // an identifier with several chips belongs to a group of each
+        let mut groups: Vec<Vec<String>> = vec![Vec::new()];
+        for name in self.names {
+            let values: Vec<String> = match name.as_str() {
+                "class" => vec![cpi.resource_type().to_owned()],
+                "city" => vec![cpi.city().to_owned()],
+                "enterprise" => vec![cpi.enterprise().to_owned()],
+                "service" => vec![cpi.service_type().to_owned()],
+                _ => cpi.chips().map(|(model, _)| model.to_owned()).collect(),
+            };
+            let longer = |group: &Vec<String>, value: &String| [group.as_slice(), std::slice::from_ref(value)].concat();
+            groups = groups.iter().flat_map(|group| values.iter().map(move |value| longer(group, value))).collect();
+        }
+        let chip_at = self.names.iter().position(|name| name == "chip");
+        for group in groups {
+            let row = self.rows.entry(group.clone()).or_insert_with(|| StatisticsRow {
+                group: self.names.iter().cloned().zip(group.iter().cloned()).collect(),
                 identifiers: 0,
                 servers: 0,
                 chips: 0,
                 capacity_gflops: BTreeMap::new(),
             });
             row.identifiers += 1;
-            if !self.pools.insert((value.clone(), cpi.prefix().to_owned())) {
+            if !self.pools.insert((group.clone(), cpi.prefix().to_owned())) {
                 continue;
             }
             row.servers += u64::from(cpi.servers());
-            let counted = |model: &str| self.name != Some("chip") || model == value;
+            let counted = |model: &str| chip_at.is_none_or(|at| model == group[at]);
             row.chips +=
                 cpi.chips().filter(|(model, _)| counted(model)).map(|(_, count)| u64::from(count)).sum::<u64>();
             if let Some((gflops, precision)) = cpi.capacity().stated() {
                 *row.capacity_gflops.entry(precision.code().to_owned()).or_default() += gflops;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_made_of_all_its_dimensions() {
+        let names = ["class", "chip"].map(str::to_owned);
+        let mut sums = Sums { names: &names, rows: BTreeMap::new(), pools: BTreeSet::new() };
+        for serial in ["S000000000001", "S000000000002"] {
+            let pool = "cpi:1:PTESTR000-GI6450-G110100-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128";
+            let cpi = Cpi::seal(&format!("{pool}/N0A0/GPU/NVH800S80/{serial}")).expect("it follows the grammar");
+            sums.add(&cpi);
+        }
+        let rows: Vec<StatisticsRow> = sums.rows.into_values().collect();
+        assert_eq!(rows.len(), 1);
+        let group = [("class", "IC"), ("chip", "NVH800S80")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(rows[0].group, group.into());
+        assert_eq!((rows[0].identifiers, rows[0].servers, rows[0].chips), (2, 128, 1024), "a pool counts once");
     }
 }

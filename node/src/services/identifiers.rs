@@ -33,7 +33,7 @@ pub enum IdentifierError {
         at_ms: Option<u64>,
     },
     /// Identifiers cannot be grouped by this.
-    #[error("{dimension:?} is no dimension: expected class, city, enterprise, chip or service, one at a time")]
+    #[error("{dimension:?} is no dimension, or is given twice: expected class, city, enterprise, chip or service")]
     Dimension {
         /// As asked.
         dimension: String,
@@ -192,31 +192,32 @@ impl IdentifierService {
         Ok(revisions.into_iter().map(one).collect())
     }
 
-    /// Exact sums by at most one dimension, over all registered identifiers or those that match.
+    /// Exact sums by any dimensions, over all registered identifiers or those that match. Sums over everything by at most
+    /// one dimension are kept ready; others look at the identifiers.
     ///
     /// # Errors
     /// [`IdentifierError::Dimension`], `Filter`, `TooMany`.
     pub fn statistics(&self, group_by: &[String], filter: Option<&str>) -> Result<Vec<StatisticsRow>, IdentifierError> {
-        let dimension = match group_by {
-            [] => StatisticsDimension::All,
-            [one] => match one.as_str() {
+        let mut dimension = StatisticsDimension::All;
+        for (at, name) in group_by.iter().enumerate() {
+            dimension = match name.as_str() {
+                _ if group_by[..at].contains(name) => {
+                    return Err(IdentifierError::Dimension { dimension: name.clone() });
+                }
                 "class" => StatisticsDimension::Class,
                 "city" => StatisticsDimension::City,
                 "enterprise" => StatisticsDimension::Enterprise,
                 "chip" => StatisticsDimension::Chip,
                 "service" => StatisticsDimension::Service,
-                _ => return Err(IdentifierError::Dimension { dimension: one.clone() }),
-            },
-            more => return Err(IdentifierError::Dimension { dimension: more.join(",") }),
-        };
-        let reader = self.registry.reader();
-        let name = group_by.first().map(String::as_str);
-        match filter {
-            Some(filter) => {
-                identifier_sums::over_filter(&reader, &self.dictionary.current(), name, Filter::parse(filter)?)
-            }
-            None => Ok(identifier_sums::over_all(&reader, name, dimension)),
+                _ => return Err(IdentifierError::Dimension { dimension: name.clone() }),
+            };
         }
+        let reader = self.registry.reader();
+        if filter.is_none() && group_by.len() < 2 {
+            return Ok(identifier_sums::over_all(&reader, group_by.first().map(String::as_str), dimension));
+        }
+        let filter = filter.map(Filter::parse).transpose()?;
+        identifier_sums::over_filter(&reader, &self.dictionary.current(), group_by, filter)
     }
 
     /// Registers one identifier under this member. The same text again is no error.

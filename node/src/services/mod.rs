@@ -3,6 +3,7 @@
 
 pub mod artifacts;
 pub mod dictionary;
+pub mod disk;
 mod identifier_sums;
 pub mod identifier_views;
 pub mod identifiers;
@@ -13,8 +14,12 @@ pub mod plans;
 pub mod pool_views;
 pub mod pools;
 pub mod registry;
+mod task_error;
 mod task_explain;
+mod task_list;
 pub mod task_metrics;
 mod task_render;
+mod task_results;
+pub mod task_retention;
 pub mod task_views;
 pub mod tasks;

@@ -130,8 +130,8 @@ pub struct TaskView {
 pub struct TaskPage {
     /// The tasks.
     pub tasks: Vec<TaskView>,
-    /// How many match in all, as far as is known.
-    pub total: u64,
+    /// How many there are in all, where it is known.
+    pub total: Option<u64>,
     /// Give this back to read on.
     pub next_page_token: Option<String>,
 }

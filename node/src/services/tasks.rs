@@ -1,104 +1,35 @@
-//! Tasks: submitted, planned, read, explained, cancelled; their logs and results.
+//! Tasks: submitted, planned, read, explained, cancelled. Lists, results and retention have files of their own.
 //!
 //! A task belongs to the node that accepted it. Repeating a submission with the same key of the same principal gives the
 //! same task; the row of the key is on disk together with the task.
 
-use super::artifacts::{ArtifactFetcher, ArtifactStore, FetchError, PinOwner, PutError};
-use super::logs::{LogService, ReadLogError};
+use super::artifacts::{ArtifactStore, PinOwner};
+use super::logs::LogService;
 use super::plans::plan_view;
+use super::task_error::KEY_BYTES_MAX;
+pub use super::task_error::TaskError;
 use super::task_explain::explain_view;
 use super::task_render::{event_view, task_view};
-use super::task_views::{EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView};
-use crate::drivers::custody::{TaskRecordsError, idempotency_row};
+use super::task_views::{EventView, ExplainView, PlanView, Submitted, TaskView};
+use crate::drivers::custody::idempotency_row;
 use crate::drivers::members::KnownMembers;
-use crate::drivers::negotiation::{BoardTask, HandleError, NegotiationHandle, ResultFetcher, SubmitError, TaskBoard};
+use crate::drivers::negotiation::{BoardTask, HandleError, NegotiationHandle, SubmitError, TaskBoard};
 use crate::mesh::MeshHandle;
-use adapters::contract::{LogStream, RunKey};
-use async_trait::async_trait;
 use bytes::Bytes;
-use consensus::negotiation::{DOCUMENT_BYTES_MAX, FileRef, Need, PlanRequest, Submission, Wishes};
+use consensus::negotiation::{DOCUMENT_BYTES_MAX, Need, PlanRequest, Submission, Wishes};
 use consensus::time::Timestamp;
 use cpi::dictionary::Dictionary;
-use cpi::filter::FilterError;
-use cpi::ids::{ContentDigest, MemberId, PlanId, TaskId};
-use cpi::reason::{Reason, ReasonCode};
-use cpi::task::{FieldError, TaskSpec, validate};
+use cpi::ids::{ContentDigest, PlanId, TaskId};
+use cpi::reason::ReasonCode;
+use cpi::task::{TaskSpec, validate};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{Mutex, broadcast};
 
 /// Submissions with keys are taken one at a time per stripe, so that two with one key never race.
 const STRIPES: usize = 256;
-/// Tasks looked at for one page at most, where a filter leaves most of them out.
-const LOOKED_AT_MAX: usize = 20_000;
 /// Attempts shown by `explain`.
 const ATTEMPTS_SHOWN: usize = 10;
-/// The longest idempotency key, in bytes.
-const KEY_BYTES_MAX: usize = 255;
-
-/// Why a verb on tasks failed.
-#[derive(Debug, thiserror::Error)]
-pub enum TaskError {
-    /// There is no such task at this node.
-    #[error("there is no task {id} at this node; ask the region that accepted it")]
-    NotFound {
-        /// The id asked for.
-        id: TaskId,
-    },
-    /// Fields of the document are wrong.
-    #[error("the task document is not valid: {}", .0.first().map_or_else(String::new, ToString::to_string))]
-    Invalid(Vec<FieldError>),
-    /// The document is too long.
-    #[error(
-        "the task document has {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are allowed: put large content into inputs"
-    )]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// A filter of the placement is wrong.
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// An input is not in this node's artifact store.
-    #[error("the content of input {path} is not here: upload {digest} first")]
-    InputMissing {
-        /// The input's path.
-        path: String,
-        /// Its digest, as the document says.
-        digest: String,
-    },
-    /// The idempotency key was used for another document.
-    #[error("the idempotency key was used for task {task} with another document")]
-    KeyReused {
-        /// The earlier task.
-        task: TaskId,
-    },
-    /// The idempotency key is too long or empty.
-    #[error("an idempotency key has 1 to {KEY_BYTES_MAX} bytes")]
-    Key,
-    /// Refused with a reason of the taxonomy.
-    #[error("{0}")]
-    Refused(Reason),
-    /// The page token is not one of this list.
-    #[error("the page token was not given by this list")]
-    PageToken,
-    /// The events asked for are no longer kept.
-    #[error("the events asked for are no longer kept: list again, then watch from now")]
-    Gone,
-    /// The driver cannot answer.
-    #[error(transparent)]
-    Driver(#[from] HandleError),
-    /// The node's rows cannot be read.
-    #[error(transparent)]
-    Records(#[from] TaskRecordsError),
-    /// A log cannot be read.
-    #[error("the log cannot be read now")]
-    Log(#[from] ReadLogError),
-    /// The disk failed.
-    #[error("the node's disk cannot be used")]
-    Disk(#[from] std::io::Error),
-}
 
 /// What the service is made of.
 pub struct TaskParts {
@@ -120,7 +51,7 @@ pub struct TaskParts {
 
 /// Tasks of this origin. Cheap to share behind an `Arc`.
 pub struct TaskService {
-    parts: TaskParts,
+    pub(super) parts: TaskParts,
     stripes: Vec<Mutex<()>>,
 }
 
@@ -143,7 +74,7 @@ impl TaskService {
         Self { parts, stripes: (0..STRIPES).map(|_| Mutex::new(())).collect() }
     }
 
-    fn board(&self) -> &TaskBoard {
+    pub(super) fn board(&self) -> &TaskBoard {
         self.parts.negotiation.board()
     }
 
@@ -187,6 +118,8 @@ impl TaskService {
         spec: TaskSpec,
         plan: Option<PlanId>,
     ) -> Result<Submitted, TaskError> {
+        // a task is not taken in where its records or results may find no room
+        self.parts.store.check_space()?;
         let (document, need, wishes) = self.read(&spec, true)?;
         let task = TaskId(plan.map_or_else(new_id, |plan| plan.0));
         self.keep_inputs(task, &spec).await?;
@@ -299,11 +232,11 @@ impl TaskService {
         Ok(plan_view(&result, &self.parts.members, input_bytes, max_runtime_ms))
     }
 
-    fn view(&self, task: &BoardTask) -> TaskView {
+    pub(super) fn view(&self, task: &BoardTask) -> TaskView {
         task_view(task, &self.parts.members, self.parts.mesh.me())
     }
 
-    fn find(&self, id: TaskId) -> Result<BoardTask, TaskError> {
+    pub(super) fn find(&self, id: TaskId) -> Result<BoardTask, TaskError> {
         self.board().task(id)?.ok_or(TaskError::NotFound { id })
     }
 
@@ -313,40 +246,6 @@ impl TaskService {
     /// [`TaskError::NotFound`].
     pub fn get(&self, id: TaskId) -> Result<TaskView, TaskError> {
         Ok(self.view(&self.find(id)?))
-    }
-
-    /// A page of tasks, newest first.
-    ///
-    /// # Errors
-    /// [`TaskError::PageToken`].
-    pub fn list(&self, query: &TaskQuery) -> Result<TaskPage, TaskError> {
-        let limit = query.limit.unwrap_or(50).clamp(1, 1000) as usize;
-        let token = query.page_token.as_deref().map(str::parse::<TaskId>).transpose();
-        let mut before = token.map_err(|_| TaskError::PageToken)?;
-        let mut page = TaskPage { tasks: Vec::new(), total: 0, next_page_token: None };
-        let mut looked_at = 0;
-        loop {
-            let tasks = self.board().tasks_before(before, 500)?;
-            let last = tasks.last().map(|t| t.record.task);
-            let full = tasks.len() == 500;
-            looked_at += tasks.len();
-            for task in tasks {
-                let view = self.view(&task);
-                if !matches(query, &view) {
-                    continue;
-                }
-                page.total += 1;
-                if page.tasks.len() < limit {
-                    page.tasks.push(view);
-                } else if page.next_page_token.is_none() {
-                    page.next_page_token = page.tasks.last().map(|t| t.id.clone());
-                }
-            }
-            if !full || looked_at >= LOOKED_AT_MAX {
-                return Ok(page);
-            }
-            before = last;
-        }
     }
 
     /// Events of a task after `seq`, oldest first.
@@ -411,60 +310,6 @@ impl TaskService {
             }
         }
     }
-
-    /// A piece of a log: from the region while the program runs, from here afterwards.
-    ///
-    /// # Errors
-    /// [`TaskError`].
-    pub async fn logs(
-        &self,
-        id: TaskId,
-        stream: LogStream,
-        offset: u64,
-        bytes_max: usize,
-    ) -> Result<LogPiece, TaskError> {
-        let task = self.find(id)?;
-        let me = self.parts.mesh.me();
-        if let Some(end) = &task.custody.end {
-            let name = match stream {
-                LogStream::Stdout => "stdout",
-                LogStream::Stderr => "stderr",
-            };
-            let file = end.outcome.as_ref().and_then(|o| o.logs.iter().find(|f| f.path == name));
-            let region = self.parts.members.region(me);
-            let Some(file) = file.filter(|f| offset < f.size_bytes) else {
-                return Ok(LogPiece { offset, bytes: Bytes::new(), end: true, region });
-            };
-            let bytes = self.read_file(file, offset, bytes_max).await?;
-            let end = offset + bytes.len() as u64 >= file.size_bytes;
-            return Ok(LogPiece { offset, bytes, end, region });
-        }
-        let Some(binding) = &task.custody.binding else {
-            let region = self.parts.members.region(me);
-            return Ok(LogPiece { offset, bytes: Bytes::new(), end: false, region });
-        };
-        let key = RunKey { task: id, fence: binding.fence };
-        let region = self.parts.members.region(binding.provider);
-        let read = self.parts.logs.read(&self.parts.mesh, binding.provider, key, stream, offset, bytes_max, 0).await;
-        match read {
-            // The end of the log is not the end of the task: its record is, and then the log is read here.
-            Ok(chunk) => Ok(LogPiece { offset: chunk.offset, bytes: chunk.bytes.into(), end: false, region }),
-            // Bound, but the region does not know of the run yet.
-            Err(ReadLogError::Refused(_)) => Ok(LogPiece { offset, bytes: Bytes::new(), end: false, region }),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn read_file(&self, file: &FileRef, offset: u64, bytes_max: usize) -> Result<Bytes, TaskError> {
-        let Some(mut content) = self.parts.store.open_content(&file.digest).await? else {
-            let detail = format!("{} is no longer kept", file.path);
-            return Err(TaskError::Refused(Reason::new(ReasonCode::InputLost, detail)));
-        };
-        content.seek(std::io::SeekFrom::Start(offset)).await?;
-        let mut bytes = Vec::new();
-        content.take(bytes_max.clamp(1, 4 << 20) as u64).read_to_end(&mut bytes).await?;
-        Ok(bytes.into())
-    }
 }
 
 /// The canonical text of a document: what travels, and what keys and plans compare.
@@ -476,50 +321,7 @@ fn document_of(spec: &TaskSpec) -> Result<Bytes, TaskError> {
     Ok(document.into())
 }
 
-fn matches(query: &TaskQuery, task: &TaskView) -> bool {
-    let ended = matches!(task.state.as_str(), "succeeded" | "failed" | "cancelled");
-    let state = query.state.as_deref().is_none_or(|state| match state {
-        "open" => !ended,
-        "ended" => ended,
-        state => task.state == state,
-    });
-    state
-        && query.principal.as_ref().is_none_or(|p| *p == task.principal)
-        && query.name.as_ref().is_none_or(|n| task.name.starts_with(n.as_str()))
-        && query.region.as_ref().is_none_or(|r| task.place.as_ref().is_some_and(|p| p.region == *r))
-}
-
 /// RFC 3339 in UTC.
 pub(super) fn rfc3339(at: Timestamp) -> String {
     super::registry::rfc3339(at)
-}
-
-/// Brings results here and keeps them for their task.
-#[async_trait]
-impl ResultFetcher for ArtifactFetcher {
-    async fn fetch_results(&self, task: TaskId, from: MemberId, files: Vec<FileRef>) -> Result<(), Reason> {
-        for file in &files {
-            self.fetch(from, task, file.digest).await.map_err(|error| why_not_fetched(&error, &file.path))?;
-        }
-        let store = self.store().clone();
-        let digests: Vec<ContentDigest> = files.iter().map(|f| f.digest).collect();
-        let pinned = tokio::task::spawn_blocking(move || store.pin(PinOwner::Task(task), digests, []));
-        match pinned.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Reason::new(ReasonCode::DiskFull, error.to_string())),
-            Err(error) => Err(Reason::new(ReasonCode::Internal, error.to_string())),
-        }
-    }
-}
-
-fn why_not_fetched(error: &FetchError, path: &str) -> Reason {
-    let code = match error {
-        // The run's own region has not got its result: only another run can make it again.
-        FetchError::Missing { .. } | FetchError::Denied { .. } => ReasonCode::RunLost,
-        FetchError::Corrupt { .. } => ReasonCode::InputCorrupt,
-        FetchError::Unreachable { .. } => ReasonCode::PeerUnreachable,
-        FetchError::Store(PutError::DiskFull { .. } | PutError::Disk(_)) => ReasonCode::DiskFull,
-        FetchError::Store(_) => ReasonCode::Internal,
-    };
-    Reason::new(code, format!("{path}: {error}"))
 }

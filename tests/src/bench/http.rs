@@ -2,6 +2,7 @@
 //! it takes little of the processor that it shares with the node.
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub struct Load {
 pub struct Loaded {
     /// Answers of status 2xx, in microseconds each.
     pub us: Vec<u32>,
-    /// Answers of other statuses, and connections that broke.
+    /// Answers of other statuses or with another content, and connections that broke.
     pub errors: u64,
     /// For how long.
     pub seconds: f64,
@@ -42,8 +43,17 @@ impl Loaded {
     }
 }
 
-/// A request, ready to send.
-pub fn request(method: &str, path: &str, key: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+/// A request, ready to send. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Head and body as they go over the wire.
+    pub bytes: Bytes,
+    /// How the body of a good answer begins; empty where the status alone tells.
+    pub answer: Bytes,
+}
+
+/// A request, ready to send; its answer is judged by the status.
+pub fn request(method: &str, path: &str, key: &str, headers: &[(&str, &str)], body: &str) -> Request {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -51,7 +61,7 @@ pub fn request(method: &str, path: &str, key: &str, headers: &[(&str, &str)], bo
     if !body.is_empty() {
         text.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
     }
-    (text + "\r\n" + body).into_bytes()
+    Request { bytes: (text + "\r\n" + body).into(), answer: Bytes::new() }
 }
 
 /// Sends requests that `make` gives for connection and number, until the time is over or it gives none.
@@ -61,7 +71,7 @@ pub fn request(method: &str, path: &str, key: &str, headers: &[(&str, &str)], bo
 pub async fn drive(
     address: SocketAddr,
     load: Load,
-    make: impl Fn(usize, u64) -> Option<Vec<u8>> + Send + Sync + 'static,
+    make: impl Fn(usize, u64) -> Option<Request> + Send + Sync + 'static,
 ) -> anyhow::Result<Loaded> {
     let make = Arc::new(make);
     let begin = Instant::now();
@@ -88,7 +98,7 @@ async fn one(
     number: usize,
     load: Load,
     begin: Instant,
-    make: impl Fn(u64) -> Option<Vec<u8>>,
+    make: impl Fn(u64) -> Option<Request>,
 ) -> Loaded {
     let mut out = Loaded::default();
     let mut buffer = Vec::with_capacity(16 << 10);
@@ -107,8 +117,8 @@ async fn one(
         };
         let Some(request) = make(sent) else { break };
         sent += 1;
-        match exchange(&mut stream, &request, &mut buffer).await {
-            Ok(status) if (200..300).contains(&status) => {
+        match exchange(&mut stream, &request.bytes, &mut buffer).await {
+            Ok(status) if (200..300).contains(&status) && buffer.starts_with(&request.answer) => {
                 out.us.push(u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX));
             }
             Ok(status) => {

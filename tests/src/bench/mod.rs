@@ -9,6 +9,13 @@ pub mod place;
 pub mod resolve;
 
 use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+/// The node's metrics as text.
+pub(super) async fn scrape(address: SocketAddr, key: &str) -> anyhow::Result<String> {
+    let response = reqwest::Client::new().get(format!("http://{address}/metrics")).bearer_auth(key).send().await?;
+    Ok(response.error_for_status()?.text().await?)
+}
 
 /// Milliseconds at a share (0 to 1) of sorted microseconds; 0 for none.
 pub fn at_share(sorted_us: &[u32], share: f64) -> f64 {

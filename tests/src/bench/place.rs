@@ -3,7 +3,7 @@
 
 use super::http::{Load, drive, request};
 use super::resolve::door;
-use super::tails;
+use super::{scrape, series_sum, tails};
 use crate::ring::{Ring, RingOptions, items, shell_task};
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -18,6 +18,18 @@ pub struct Placing {
     pub seconds: u64,
     /// `fake` or `local`.
     pub backend: &'static str,
+    /// Whether the tasks need a chip, which every region has but the one that takes them in.
+    pub only_elsewhere: bool,
+}
+
+/// Runs that ended in each region since its start, as its own counters say.
+async fn runs(ring: &Ring) -> anyhow::Result<Vec<f64>> {
+    let mut all = Vec::new();
+    for at in 0..ring.nodes.len() {
+        let (address, key) = door(ring, at)?;
+        all.push(series_sum(&scrape(address, &key).await?, "causeway_runs_total"));
+    }
+    Ok(all)
 }
 
 /// Submits at node 0 of three and waits until all have ended.
@@ -25,19 +37,27 @@ pub struct Placing {
 /// # Errors
 /// A node does not start, or a task does not end.
 pub async fn run(placing: Placing) -> anyhow::Result<Value> {
-    let options = RingOptions { backend: placing.backend, servers: 64, ..RingOptions::default() };
+    let options = RingOptions {
+        backend: placing.backend,
+        servers: 64,
+        first_without_chips: placing.only_elsewhere,
+        ..RingOptions::default()
+    };
     let ring = Ring::start(options).await?;
     let (address, key) = door(&ring, 0)?;
-    // the origin's own pool may take some; the others together must take most
     let mut document = shell_task("bench", "exit 0", &[]);
     document["command"] = json!(["/bin/true"]);
     document["outputs"] = json!([]);
+    if placing.only_elsewhere {
+        document["resources"]["chips"] = json!({ "model": "NVH800S80", "count": 1 });
+    }
     let body = document.to_string();
     let make = move |connection: usize, sent: u64| {
         let idempotency = format!("bench-{connection}-{sent}");
         Some(request("POST", "/v1/tasks", &key, &[("idempotency-key", &idempotency)], &body))
     };
     let load = Load { connections: 64, time: Duration::from_secs(placing.seconds), rate: Some(placing.rate) };
+    let before = runs(&ring).await?;
     let begin = Instant::now();
     let submitted = drive(address, load, make).await?;
     if submitted.us.is_empty() {
@@ -61,7 +81,18 @@ pub async fn run(placing: Placing) -> anyhow::Result<Value> {
     let page = client.list("/v1/tasks", vec![("limit", Some("1000".to_owned()))], true).await;
     let tasks = items(&page.map_err(|error| anyhow::anyhow!("{error}"))?);
     let succeeded: Vec<&Value> = tasks.iter().filter(|task| task["state"] == "succeeded").collect();
-    let elsewhere = succeeded.iter().filter(|task| task["place"]["region"] != "r0").count();
+    // counted where they ran, since the measurement began
+    let mut ran: Vec<f64>;
+    let look = Instant::now();
+    loop {
+        ran = runs(&ring).await?.iter().zip(&before).map(|(after, before)| after - before).collect();
+        // the counters are pictures taken five times a second
+        if ran.iter().sum::<f64>() >= submitted.us.len() as f64 || look.elapsed() > Duration::from_secs(5) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let elsewhere: f64 = ran[1..].iter().sum();
     let decided: Vec<u32> =
         succeeded.iter().filter_map(|task| Some(u32::try_from(task["decided_ms"].as_u64()?).ok()? * 1000)).collect();
     Ok(json!({
@@ -73,7 +104,9 @@ pub async fn run(placing: Placing) -> anyhow::Result<Value> {
         "succeeded": succeeded.len(),
         "ended_otherwise": tasks.len() - succeeded.len(),
         "placed_per_second": succeeded.len() as f64 / seconds,
-        "elsewhere_share": elsewhere as f64 / succeeded.len().max(1) as f64,
+        "ran_in_each_region": ran,
+        "ran_elsewhere_per_second": elsewhere / seconds,
+        "elsewhere_share": elsewhere / ran.iter().sum::<f64>().max(1.0),
         "decision": tails(decided),
         "answer_to_submission": tails(submitted.us),
     }))

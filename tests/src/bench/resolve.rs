@@ -1,8 +1,8 @@
 //! `resolve` over HTTP on a node's own replica: how many a second with the generator on the same cores, and how long the node
 //! itself takes at half of that.
 
-use super::http::{Load, drive, request};
-use super::{histogram_bound, tails};
+use super::http::{Load, Request, drive, request};
+use super::{histogram_bound, scrape, tails};
 use crate::ring::{Ring, RingOptions, identifier};
 use anyhow::{Context as _, bail};
 use node::http::NodeFile;
@@ -11,6 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The histogram of the time that a resolution takes in the node.
@@ -21,12 +22,6 @@ pub(super) fn door(ring: &Ring, at: usize) -> anyhow::Result<(SocketAddr, String
     let file = NodeFile::read(&ring.nodes[at].data_dir.join("node.json"))?;
     let address = file.url.rsplit('/').next().context("a URL")?.parse()?;
     Ok((address, read_key(&file.api_key_file)?.to_string()))
-}
-
-/// The node's metrics as text.
-pub(super) async fn scrape(address: SocketAddr, key: &str) -> anyhow::Result<String> {
-    let response = reqwest::Client::new().get(format!("http://{address}/metrics")).bearer_auth(key).send().await?;
-    Ok(response.error_for_status()?.text().await?)
 }
 
 /// Registers `count` identifiers at one node, then resolves random ones for `seconds` at full speed and at half.
@@ -51,19 +46,30 @@ pub async fn run(count: u64, seconds: u64, connections: usize) -> anyhow::Result
         bail!("{} of {count} were registered: {:?}", registered.us.len(), registered.example);
     }
 
-    let resolve = |seed: u64, key: String| {
+    // all requests are made beforehand, and each answer must begin with the key and the text that were asked for
+    let requests: Vec<Request> = (1..=count)
+        .map(|number| {
+            let text = identifier(0, number);
+            let key_of_text = cpi::identifier::Cpi::parse(&text).map(|cpi| cpi.stable_key());
+            let answer = format!("{{\"identifier\":{{\"key\":\"{}\",\"cpi\":\"{text}\"", key_of_text?);
+            let body = json!({ "cpi": text }).to_string();
+            Ok(Request { answer: answer.into(), ..request("POST", "/v1/identifiers:resolve", &key, &[], &body) })
+        })
+        .collect::<Result<_, cpi::identifier::CpiError>>()?;
+    let requests = Arc::new(requests);
+    let resolve = |seed: u64| {
+        let requests = Arc::clone(&requests);
         move |connection: usize, sent: u64| {
             let mut random = ChaCha8Rng::seed_from_u64(seed ^ (connection as u64) << 40 ^ sent);
-            let body = json!({ "cpi": identifier(0, random.random_range(1..=count)) }).to_string();
-            Some(request("POST", "/v1/identifiers:resolve", &key, &[], &body))
+            requests.get(random.random_range(0..requests.len())).cloned()
         }
     };
     let time = Duration::from_secs(seconds);
-    let full = drive(address, Load { connections, time, rate: None }, resolve(1, key.clone())).await?;
+    let full = drive(address, Load { connections, time, rate: None }, resolve(1)).await?;
     let half = full.per_second() / 2.0;
     let before = scrape(address, &key).await?;
     let load = Load { connections, time, rate: Some(half) };
-    let calm = drive(address, load, resolve(2, key.clone())).await?;
+    let calm = drive(address, load, resolve(2)).await?;
     let after = scrape(address, &key).await?;
     Ok(json!({
         "identifiers": count,

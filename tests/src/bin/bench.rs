@@ -1,11 +1,12 @@
-//! Whole-program measurements: `bench resolve`, `place`, `decide`, `local`, `flood`, `idle`. Prints one JSON object.
+//! Whole-program measurements: `bench resolve`, `place`, `spread`, `decide`, `local`, `flood`, `idle`. Prints one JSON object.
 
 use e2e::bench::place::Placing;
 use e2e::bench::{flood, idle, place, resolve};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
-       bench place [PER_SECOND] [SECONDS]     fake pools whose runs end at once
+       bench place [PER_SECOND] [SECONDS]     fake pools whose runs end at once; only other regions have the chip
+       bench spread [PER_SECOND] [SECONDS]    the same where every region fits, the own one too
        bench decide [PER_SECOND] [SECONDS]    the same, calm: decision times
        bench local [PER_SECOND] [SECONDS]     processes of this machine
        bench flood [TASKS]
@@ -30,14 +31,17 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let placing =
-        |rate: u64, seconds: u64, backend| Placing { rate: or(1, rate) as f64, seconds: or(2, seconds), backend };
+    let placing = |rate: u64, seconds: u64, backend, only_elsewhere| {
+        let (rate, seconds) = (or(1, rate) as f64, or(2, seconds));
+        Placing { rate, seconds, backend, only_elsewhere }
+    };
     let result = runtime.block_on(async {
         match arguments.first().map(String::as_str) {
             Some("resolve") => resolve::run(or(1, 100_000), or(2, 20), or(3, 32) as usize).await.map(Some),
-            Some("place") => place::run(placing(600, 60, "fake")).await.map(Some),
-            Some("decide") => place::run(placing(20, 30, "fake")).await.map(Some),
-            Some("local") => place::run(placing(100, 20, "local")).await.map(Some),
+            Some("place") => place::run(placing(600, 60, "fake", true)).await.map(Some),
+            Some("spread") => place::run(placing(600, 60, "fake", false)).await.map(Some),
+            Some("decide") => place::run(placing(20, 30, "fake", true)).await.map(Some),
+            Some("local") => place::run(placing(600, 15, "local", false)).await.map(Some),
             Some("flood") => flood::run(or(1, 10_000)).await.map(Some),
             Some("idle") => idle::run(or(1, 30)).await.map(Some),
             _ => Ok(None),

@@ -3,9 +3,10 @@
 //! Open tasks and the newest ended ones are in memory, all others are read from their rows. Events of all tasks go into
 //! one numbered stream; the numbers begin with the clock, so that they still rise after a restart.
 
+use super::index::TaskIndex;
 use crate::drivers::custody::{Summary, TaskRecords, TaskRecordsError};
 use consensus::custody::CustodyRecord;
-use consensus::negotiation::{Decision, EventKind, Record, TaskEvent, TaskRecord};
+use consensus::negotiation::{Decision, EventKind, Record, TaskEvent, TaskRecord, TaskState};
 use consensus::store::RecordBatch;
 use cpi::ids::{MemberId, TaskId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +35,7 @@ pub struct BoardTask {
 #[derive(Default)]
 struct Inner {
     tasks: BTreeMap<TaskId, BoardTask>,
+    index: TaskIndex,
     ended: VecDeque<TaskId>,
     events: VecDeque<(u64, Arc<TaskEvent>)>,
     next_index: u64,
@@ -69,11 +71,21 @@ impl TaskBoard {
         &self.records
     }
 
+    /// Reads which tasks are kept, once at the start. Blocking.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn restore_index(&self) -> Result<(), TaskRecordsError> {
+        let inner = &mut *self.write();
+        self.records.each_summary(|id, summary| inner.index.place(id, None, summary.state))
+    }
+
     /// Puts an open task on the board, as read from disk.
     pub fn restore(&self, record: &TaskRecord, custody: &CustodyRecord) -> Result<(), TaskRecordsError> {
         let summary = self.records.summary(record.task)?.unwrap_or_default();
         let mut inner = self.write();
         inner.summaries.insert(record.task, summary.clone());
+        inner.index.place(record.task, None, summary.state);
         let task = BoardTask { record: Arc::new(record.clone()), custody: Arc::new(custody.clone()), summary };
         if let Some(binding) = &custody.binding {
             inner.asked.entry(record.task).or_default().insert(binding.provider);
@@ -119,6 +131,7 @@ impl TaskBoard {
                     let summary = Summary { submitted: record.submitted, ..Summary::default() };
                     let task = BoardTask { record: Arc::new(*record), custody, summary };
                     inner.tasks.insert(id, task);
+                    inner.index.place(id, None, TaskState::Pending);
                 }
                 Record::Custody(custody) => {
                     let id = custody.task;
@@ -138,8 +151,11 @@ impl TaskBoard {
                     }
                 }
                 Record::Event(event) => {
-                    if let Some(task) = inner.tasks.get_mut(&event.task) {
+                    let Inner { tasks, index, .. } = &mut *inner;
+                    if let Some(task) = tasks.get_mut(&event.task) {
+                        let before = task.summary.state;
                         advance(&mut task.summary, &event);
+                        index.place(event.task, Some(before), task.summary.state);
                     }
                     let index = inner.next_index;
                     inner.next_index += 1;
@@ -190,26 +206,61 @@ impl TaskBoard {
         Ok(Some(BoardTask { record: Arc::new(record), custody: Arc::new(custody), summary }))
     }
 
-    /// Tasks older than `before`, newest first.
+    /// Tasks older than `before` in states that are `wanted`, newest first.
     ///
     /// # Errors
     /// [`TaskRecordsError`].
-    pub fn tasks_before(&self, before: Option<TaskId>, limit: usize) -> Result<Vec<BoardTask>, TaskRecordsError> {
-        let rows = self.records.tasks_before(before, limit)?;
-        let mut tasks = Vec::with_capacity(rows.len());
-        for record in rows {
-            if let Some(task) = self.task(record.task)? {
+    pub fn tasks_before(
+        &self,
+        wanted: impl Fn(TaskState) -> bool,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<BoardTask>, TaskRecordsError> {
+        let ids = self.read().index.page(wanted, before, limit);
+        let mut tasks = Vec::with_capacity(ids.len());
+        for id in ids {
+            // removed meanwhile
+            if let Some(task) = self.task(id)? {
                 tasks.push(task);
             }
         }
         Ok(tasks)
     }
 
+    /// How many tasks are kept in states that are `wanted`.
+    pub fn count(&self, wanted: impl Fn(TaskState) -> bool) -> usize {
+        self.read().index.count(wanted)
+    }
+
+    /// The oldest tasks younger than `after` that have ended, oldest first.
+    pub fn oldest_ended(&self, after: Option<TaskId>, limit: usize) -> Vec<TaskId> {
+        self.read().index.oldest_ended(after, limit)
+    }
+
+    /// Removes ended tasks with all their rows, on disk when it returns. Blocking.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`]; then they are all kept.
+    pub fn forget(&self, ended: &[BoardTask]) -> Result<(), TaskRecordsError> {
+        let mut batch = RecordBatch::default();
+        for task in ended {
+            self.records.remove(&mut batch, &task.record)?;
+        }
+        self.records.records().write_blocking(batch)?;
+        let mut inner = self.write();
+        for task in ended {
+            let id = task.record.task;
+            inner.tasks.remove(&id);
+            inner.summaries.remove(&id);
+            inner.index.remove(id, task.summary.state);
+        }
+        Ok(())
+    }
+
     /// When the oldest task without a place was handed in, in ms of the wall clock.
     pub fn oldest_pending(&self) -> Option<u64> {
         let inner = self.read();
-        let mut pending =
-            inner.tasks.values().filter(|t| t.summary.state == consensus::negotiation::TaskState::Pending);
+        let mut pending = inner.tasks.values().filter(|t| t.summary.state == TaskState::Pending);
         pending.next().map(|first| pending.map(|t| t.summary.submitted.0).fold(first.summary.submitted.0, u64::min))
     }
 

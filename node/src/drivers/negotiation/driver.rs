@@ -126,6 +126,7 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         parts.pools.iter().map(|pool| (pool.spec.name.clone(), pool.spec.cordoned)).collect();
     let (draining, cordons) = (parts.records.draining()?, parts.records.cordons(&configured)?);
     let board = Arc::new(TaskBoard::new(parts.records.clone()));
+    board.restore_index()?;
     for task in &restored.tasks {
         board.restore(&task.record, &task.custody)?;
     }

@@ -13,6 +13,7 @@ mod board;
 mod driver;
 mod handle;
 mod inbox;
+mod index;
 mod outgoing;
 
 pub use board::{BoardTask, TaskBoard};

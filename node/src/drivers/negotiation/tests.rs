@@ -340,3 +340,39 @@ async fn the_last_change_of_a_pool_holds_be_it_a_command_or_the_configuration() 
     assert!(records.cordons(&configured(true)).unwrap().is_empty(), "the configuration was changed since");
     assert!(records.cordons(&[].into()).unwrap().is_empty(), "the pool is gone");
 }
+
+#[tokio::test]
+async fn an_ended_task_loses_its_files_first_and_goes_later() {
+    use crate::services::artifacts::{ArtifactStore, PinOwner};
+    use crate::services::task_retention::{Swept, TaskRetention, sweep};
+    let dir = tempfile::tempdir().unwrap();
+    let (_hub, one, two) = pair(dir.path(), true).await;
+    let (id, other) = (submission(1).task, submission(2).task);
+    for n in [1, 2] {
+        one.handle.submit(submission(n)).await.unwrap();
+    }
+    let ended_at = until(&one, id, |task| task.summary.ended.is_some()).await.summary.ended.unwrap().0;
+    until(&one, other, |task| task.summary.ended.is_some()).await;
+    let board = Arc::clone(one.handle.board());
+    let store = ArtifactStore::open(dir.path().join("artifacts"), 0).unwrap();
+    let content = store.put_bytes(Bytes::from_static(b"an input")).await.unwrap().digest;
+    store.pin(PinOwner::Task(id), [content], []).unwrap();
+
+    let retention = TaskRetention { results_ms: 1_000_000, tasks_ms: 2_000_000, tasks_max: 10 };
+    let at = |ms: u64| sweep(&board, &store, retention, ended_at + ms).unwrap();
+    assert_eq!(at(999_000), Swept::default());
+    assert_eq!(at(1_500_000), Swept { unpinned: 1, removed: 0 });
+    assert!(!store.names(id, &content), "its files are kept no longer");
+    assert_eq!(board.count(|state| state.is_ended()), 2);
+    // more than may be kept: the one that was submitted first goes before its time
+    let few = TaskRetention { tasks_max: 1, ..retention };
+    assert_eq!(sweep(&board, &store, few, ended_at).unwrap(), Swept { unpinned: 0, removed: 1 });
+    assert!(board.task(id).unwrap().is_none());
+    assert!(board.task(other).unwrap().is_some());
+    assert_eq!(at(3_000_000), Swept { unpinned: 0, removed: 1 });
+    assert_eq!(board.count(|_| true), 0);
+    assert!(board.events(other, 0, 10).unwrap().is_empty());
+    assert!(board.records().repeated(&crate::drivers::custody::idempotency_row("tester", "key-2")).unwrap().is_none());
+    one.stop().await;
+    two.stop().await;
+}

@@ -62,7 +62,7 @@ impl Region {
     }
 
     fn with(dir: tempfile::TempDir, fake: FakeAdapter) -> Self {
-        let store = ArtifactStore::open(dir.path().join("artifacts")).unwrap();
+        let store = ArtifactStore::open(dir.path().join("artifacts"), 0).unwrap();
         let (commands, commands_in) = mpsc::channel(64);
         let (reports_out, reports) = mpsc::channel(64);
         let (stop, table) = (CancellationToken::new(), RunTable::default());

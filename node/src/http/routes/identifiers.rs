@@ -133,6 +133,7 @@ pub async fn register(
     Json(body): Json<IdentifierText>,
 ) -> Result<Response, ApiError> {
     let key = key_of(&headers)?;
+    state.services().room()?;
     let service = state.services().identifiers()?.clone();
     let digest = json!(body);
     let write = || async move { Ok(answer_of(&service.register(&body.cpi).await?, true)) };
@@ -196,6 +197,7 @@ pub async fn revise(
 ) -> Result<Response, ApiError> {
     let (stable, repeat) = (key(&path)?, key_of(&headers)?);
     let revision = expected_revision(&headers)?;
+    state.services().room()?;
     let service = state.services().identifiers()?.clone();
     let digest = json!([path, revision, body]);
     let write = || async move { Ok(answer_of(&service.revise(stable, &body.cpi, revision).await?, false)) };

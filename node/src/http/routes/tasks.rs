@@ -79,7 +79,7 @@ pub struct SubmitQuery {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
-    /// Only tasks in this state; also `open` and `ended`.
+    /// Only tasks in this state; also `open` and `ended`. Other names are refused.
     pub state: Option<String>,
     /// Only tasks of this principal.
     pub principal: Option<String>,
@@ -152,7 +152,7 @@ pub async fn list(
         page_token: query.page_token,
     };
     let page = state.services().tasks()?.list(query).await?;
-    Ok(Json(Page { items: page.tasks, next_page_token: page.next_page_token, total: Some(page.total) }))
+    Ok(Json(Page { items: page.tasks, next_page_token: page.next_page_token, total: page.total }))
 }
 
 /// A task.

@@ -192,7 +192,7 @@ impl TaskPort for FakeTasks {
 
     async fn list(&self, _: TaskQuery) -> Result<TaskPage, ApiError> {
         let task = self.task.lock().expect("not poisoned").clone();
-        Ok(TaskPage { tasks: vec![task], total: 1, next_page_token: None })
+        Ok(TaskPage { tasks: vec![task], total: Some(1), next_page_token: None })
     }
 
     async fn events(&self, id: TaskId, after: u32, limit: usize) -> Result<Vec<EventView>, ApiError> {

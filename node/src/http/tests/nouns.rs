@@ -26,7 +26,7 @@ struct Node {
 
 fn node_with(limits: HttpConfig) -> Node {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = ArtifactStore::open(folder.path()).expect("a store");
+    let store = ArtifactStore::open(folder.path(), 0).expect("a store");
     let task = TaskId([7; 16]).to_string();
     let tasks = Arc::new(FakeTasks::new(&task));
     let services = Services {

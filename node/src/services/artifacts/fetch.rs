@@ -1,7 +1,8 @@
 //! The taking side: fetches a content from another member, goes on where it broke off, and keeps only what is right.
 
+use super::draft::PutError;
 use super::protocol::{Answer, Ask};
-use super::store::{ArtifactStore, PutError};
+use super::store::ArtifactStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cpi::ids::{ContentDigest, MemberId, TaskId};

@@ -9,17 +9,19 @@
 //! A member gets a content only if it takes part in a task that names it. What no pin names is removed after a day
 //! (as configured).
 
+mod draft;
 mod fetch;
 mod pins;
 mod protocol;
 mod serve;
 mod store;
 
+pub use draft::PutError;
 pub use fetch::{ArtifactFetcher, ByteStream, FetchError, StreamOpener};
 pub use pins::{PinOwner, Pins};
 pub use protocol::is_artifact_header;
 pub use serve::ArtifactServer;
-pub use store::{ArtifactStore, OpenStoreError, PutError, Retention, StoreStats, Stored};
+pub use store::{ArtifactStore, OpenStoreError, Retention, StoreStats, Stored};
 
 #[cfg(test)]
 mod tests;

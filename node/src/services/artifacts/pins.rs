@@ -117,6 +117,15 @@ impl Pins {
         self.pins.iter().filter_map(old).collect()
     }
 
+    /// Tasks with pins that were made before `ms`.
+    pub(super) fn tasks_before(&self, ms: u64) -> Vec<TaskId> {
+        let old = |(owner, pin): (&PinOwner, &Pin)| match owner {
+            PinOwner::Task(task) => (pin.made_ms <= ms).then_some(*task),
+            PinOwner::Run(_) => None,
+        };
+        self.pins.iter().filter_map(old).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.pins.len()
     }

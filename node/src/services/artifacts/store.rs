@@ -1,10 +1,10 @@
 //! The store on disk. Every content is written aside, hashed, synced and then named, so that what has a name is whole.
 
+use super::draft::{Draft, PutError, clear_drafts};
 use super::pins::{Pin, PinOwner, Pins};
 use bytes::Bytes;
 use cpi::ids::{ContentDigest, MemberId, TaskId};
 use futures::{Stream, StreamExt as _};
-use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,11 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Space that is left for everything else, in bytes: a put that would go below is refused.
-const FREE_BYTES_MIN: u64 = 64 << 20;
-/// How often the free space is looked at while writing.
-const LOOK_EVERY_BYTES: u64 = 16 << 20;
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,46 +22,6 @@ pub struct OpenStoreError {
     /// Why.
     #[source]
     pub source: io::Error,
-}
-
-/// Why a content was not stored. Nothing of it remains.
-#[derive(Debug, thiserror::Error)]
-pub enum PutError {
-    /// The disk is full, or as good as.
-    #[error("the disk is full: {free_bytes} bytes are free and {FREE_BYTES_MIN} must stay free")]
-    DiskFull {
-        /// What is free.
-        free_bytes: u64,
-    },
-    /// More than the caller allows.
-    #[error("the content is longer than {bytes_max} bytes")]
-    TooLarge {
-        /// The bound.
-        bytes_max: u64,
-    },
-    /// It is not what it was said to be.
-    #[error("the content is {found} where {expected} was expected")]
-    Mismatch {
-        /// What came.
-        found: ContentDigest,
-        /// What was announced.
-        expected: ContentDigest,
-    },
-    /// The sender broke off.
-    #[error("the content did not arrive whole")]
-    Source(#[source] io::Error),
-    /// The disk refused.
-    #[error("the content cannot be written")]
-    Disk(#[source] io::Error),
-}
-
-impl PutError {
-    fn disk(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { free_bytes: 0 },
-            _ => Self::Disk(error),
-        }
-    }
 }
 
 /// How long the collector lets things be.
@@ -122,15 +77,13 @@ struct Inner {
 }
 
 impl ArtifactStore {
-    /// Opens the store in `root` (made with mode 0700) and reads its pins.
+    /// Opens the store in `root` (made with mode 0700) and reads its pins. What would leave less than `free_bytes_min`
+    /// on the disk is refused.
     ///
     /// # Errors
     /// [`OpenStoreError`] for a folder that cannot be written.
-    pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenStoreError> {
-        Self::open_with(root.into(), FREE_BYTES_MIN)
-    }
-
-    pub(super) fn open_with(root: PathBuf, free_bytes_min: u64) -> Result<Self, OpenStoreError> {
+    pub fn open(root: impl Into<PathBuf>, free_bytes_min: u64) -> Result<Self, OpenStoreError> {
+        let root = root.into();
         let opened = || -> io::Result<Pins> {
             for folder in ["sha256", "pins", "partial"] {
                 std::fs::create_dir_all(root.join(folder))?;
@@ -272,17 +225,19 @@ impl ArtifactStore {
     fn draft(&self) -> Result<Draft, PutError> {
         self.check_space()?;
         let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
-        let path = self.inner.root.join("partial").join(format!(".draft-{number}"));
-        let file = File::options().write(true).create(true).truncate(true).open(&path).map_err(PutError::disk)?;
-        Ok(Draft { file, path: Some(path), hash: sha2::Sha256::new(), size: 0, unseen: 0, store: self.clone() })
+        Draft::begin(self, self.inner.root.join("partial").join(format!(".draft-{number}")))
     }
 
     /// Refuses where too little would stay free.
-    pub(super) fn check_space(&self) -> Result<(), PutError> {
-        let free = nix::sys::statvfs::statvfs(&self.inner.root)
+    ///
+    /// # Errors
+    /// [`PutError::DiskFull`].
+    pub fn check_space(&self) -> Result<(), PutError> {
+        let free_bytes_min = self.inner.free_bytes_min;
+        let free_bytes = nix::sys::statvfs::statvfs(&self.inner.root)
             .map_err(|error| PutError::Disk(error.into()))
             .map(|stat| stat.blocks_available() * stat.fragment_size())?;
-        if free < self.inner.free_bytes_min { Err(PutError::DiskFull { free_bytes: free }) } else { Ok(()) }
+        if free_bytes < free_bytes_min { Err(PutError::DiskFull { free_bytes, free_bytes_min }) } else { Ok(()) }
     }
 
     /// Gives a verified file its name. `from` lies in `partial/` and is synced already.
@@ -355,6 +310,11 @@ impl ArtifactStore {
         Ok(())
     }
 
+    /// Tasks with pins that were made before `ms` of the wall clock.
+    pub fn tasks_pinned_before(&self, ms: u64) -> Vec<TaskId> {
+        self.pins().tasks_before(ms)
+    }
+
     /// Whether a pin of `task` names `digest` and lets `member` read it.
     pub fn may_read(&self, member: MemberId, task: TaskId, digest: &ContentDigest) -> bool {
         self.pins().may_read(member, task, digest)
@@ -418,79 +378,12 @@ fn count(folder: &Path) -> (u64, u64) {
     contents.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.metadata().map_or(0, |meta| meta.len())))
 }
 
-/// A content being written. Dropped before it is finished, it leaves nothing.
-struct Draft {
-    file: File,
-    path: Option<PathBuf>,
-    hash: sha2::Sha256,
-    size: u64,
-    unseen: u64,
-    store: ArtifactStore,
-}
-
-impl Draft {
-    fn write(&mut self, bytes: &[u8], bytes_max: u64) -> Result<(), PutError> {
-        self.size += bytes.len() as u64;
-        if self.size > bytes_max {
-            return Err(PutError::TooLarge { bytes_max });
-        }
-        self.unseen += bytes.len() as u64;
-        if self.unseen > LOOK_EVERY_BYTES {
-            self.unseen = 0;
-            self.store.check_space()?;
-        }
-        self.hash.update(bytes);
-        self.file.write_all(bytes).map_err(PutError::disk)
-    }
-
-    fn finish(mut self, store: &ArtifactStore, expected: Option<ContentDigest>) -> Result<Stored, PutError> {
-        let digest = ContentDigest(std::mem::take(&mut self.hash).finalize().into());
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(PutError::Mismatch { found: digest, expected });
-        }
-        let stored = Stored { digest, size_bytes: self.size };
-        if store.has(&digest) {
-            // a new day for a content that nobody pinned yet
-            if let Ok(file) = File::open(store.path(&digest)) {
-                let _ = file.set_modified(SystemTime::now());
-            }
-            return Ok(stored);
-        }
-        self.file.sync_all().map_err(PutError::disk)?;
-        let path = self.path.take().expect("a draft is finished once");
-        store.name(&path, &digest).map_err(|error| {
-            let _ = std::fs::remove_file(&path);
-            PutError::disk(error)
-        })?;
-        Ok(stored)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 fn ms_of(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn now_ms() -> u64 {
     ms_of(SystemTime::now())
-}
-
-/// Drafts of a process that died; partial fetches stay, they are gone on with.
-fn clear_drafts(partial: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(partial)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(".draft-") {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn read_pins(folder: &Path) -> io::Result<Pins> {

@@ -20,7 +20,7 @@ fn content(length: usize) -> Bytes {
 }
 
 fn store(dir: &tempfile::TempDir, name: &str) -> ArtifactStore {
-    ArtifactStore::open(dir.path().join(name)).unwrap()
+    ArtifactStore::open(dir.path().join(name), 0).unwrap()
 }
 
 fn files(dir: &tempfile::TempDir, name: &str) -> usize {
@@ -91,12 +91,12 @@ async fn what_has_a_name_is_whole() {
 #[tokio::test]
 async fn a_full_disk_is_said_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let full = ArtifactStore::open_with(dir.path().join("a"), u64::MAX).unwrap();
+    let full = ArtifactStore::open(dir.path().join("a"), u64::MAX).unwrap();
     let refused = full.put_bytes(content(10)).await;
     assert!(matches!(refused, Err(PutError::DiskFull { .. })), "{refused:?}");
     assert_eq!((full.stats().count, files(&dir, "a")), (0, 0));
     std::fs::write(dir.path().join("plain"), "").unwrap();
-    assert!(ArtifactStore::open(dir.path().join("plain")).is_err());
+    assert!(ArtifactStore::open(dir.path().join("plain"), 0).is_err());
 }
 
 #[tokio::test]
