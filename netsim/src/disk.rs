@@ -12,6 +12,8 @@ pub struct Disk {
     custody: BTreeMap<TaskId, CustodyRecord>,
     events: BTreeMap<TaskId, (u32, TaskState)>,
     leases: BTreeMap<Attempt, LeaseRecord>,
+    first: BTreeMap<TaskId, CustodyRecord>,
+    ended: Vec<TaskId>,
     unsynced: VecDeque<(PersistId, Vec<Record>)>,
     syncing: Option<PersistId>,
     synced: PersistId,
@@ -63,6 +65,12 @@ impl Disk {
                 self.tasks.insert(task.task, (**task).clone());
             }
             Record::Custody(custody) => {
+                if custody.end.is_some() {
+                    self.ended.push(custody.task);
+                    self.first.remove(&custody.task);
+                } else {
+                    self.first.entry(custody.task).or_insert_with(|| (**custody).clone());
+                }
                 self.custody.insert(custody.task, (**custody).clone());
             }
             Record::Event(event) => {
@@ -78,9 +86,25 @@ impl Disk {
         }
     }
 
-    /// What a restarted node reads.
-    pub fn restored(&self) -> Restored {
-        let open = self.custody.values().filter(|c| c.end.is_none());
+    /// Forgets tasks that ended: for runs too large to keep every one.
+    pub fn forget_ended(&mut self) {
+        for task in std::mem::take(&mut self.ended) {
+            self.tasks.remove(&task);
+            self.custody.remove(&task);
+            self.events.remove(&task);
+        }
+    }
+
+    /// Loses a task that it had: a planted bug.
+    pub fn lose(&mut self, task: TaskId) {
+        self.tasks.remove(&task);
+        self.custody.remove(&task);
+    }
+
+    /// What a restarted node reads; `stale` is a planted bug that shows the first version of custody records.
+    pub fn restored(&self, stale: bool) -> Restored {
+        let custody = if stale { &self.first } else { &self.custody };
+        let open = custody.values().filter(|c| c.end.is_none());
         let tasks = open.filter_map(|custody| {
             let record = self.tasks.get(&custody.task)?.clone();
             let (events, state) = self.events.get(&custody.task).copied().unwrap_or((0, TaskState::Pending));

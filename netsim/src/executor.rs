@@ -1,7 +1,8 @@
 //! Runs of a region under supervisors that outlive the node: they stage, run for a while, freeze when their lease lapses,
 //! thaw when it is renewed, end.
 
-use consensus::negotiation::Attempt;
+use consensus::negotiation::{Attempt, Target};
+use cpi::resource::Quantity;
 use std::collections::BTreeMap;
 
 /// Where a run stands.
@@ -19,7 +20,7 @@ pub enum RunPhase {
 }
 
 /// One run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Run {
     /// Where it stands.
     pub phase: RunPhase,
@@ -29,6 +30,10 @@ pub struct Run {
     pub since_ms: u64,
     /// Until when its lease lets it run; `None` for a run that goes on.
     pub lease_until_ms: Option<u64>,
+    /// What it takes.
+    pub quantity: Quantity,
+    /// Where in the region.
+    pub target: Target,
 }
 
 impl Run {

@@ -5,11 +5,19 @@
 //! node, as they do under their supervisors. The same seed gives the same trace. Invariants watch every step.
 
 pub mod bench;
+pub mod bug;
 pub mod disk;
 pub mod executor;
+mod faults;
 pub mod invariants;
+pub mod metrics;
+pub mod node;
+pub mod oracle;
+mod perform;
+mod runs;
 pub mod scenario;
 pub mod testing;
+pub mod trace;
 pub mod wan;
 pub mod world;
 

@@ -1,169 +1,227 @@
-//! Regions, their messages and their time: a seeded discrete-event simulation.
+//! Regions, their messages and their time: a seeded discrete-event simulation of the node's own machines.
+//!
+//! This file holds the clock, the queue of events and the steps; `perform` does what machines ask for, `runs` is the
+//! executor of all regions, `faults` breaks things.
 
-use crate::disk::Disk;
-use crate::executor::{Run, RunPhase, Runs};
+use crate::bug::Bug;
 use crate::invariants::{Fact, Invariants};
+use crate::metrics::Metrics;
+use crate::node::{BACKLOG_MAX, Node, UNSYNCED_MAX};
+use crate::oracle;
+use crate::trace::{Detail, Step, Trace, number};
 use crate::wan::Wan;
 use consensus::negotiation::{
-    Action, Attempt, Input, Message, NegotiationConfig, Negotiator, OwnPool, PersistId, PlanResult, Record, RunNotice,
-    RunOrder, RunOutcome,
+    Attempt, Digest, Input, Message, NegotiationConfig, Negotiator, OwnPool, PlanResult, RunNotice,
 };
-use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::dictionary::Dictionary;
 use cpi::ids::{ContentDigest, MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 use cpi::resource::RegionPlace;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-/// Wall clock at the beginning.
-const EPOCH_MS: u64 = 1_700_000_000_000;
-/// Between digests.
-const DIGEST_EVERY_MS: u64 = 1_000;
-
-/// One region.
-pub struct Node {
-    /// Its member.
-    pub member: MemberId,
-    /// Where it is.
-    pub place: RegionPlace,
-    /// Its pools.
-    pub pools: Vec<OwnPool>,
-    /// Its machine; `None` while it is down.
-    pub machine: Option<Negotiator>,
-    /// Its disk.
-    pub disk: Disk,
-    /// Its runs.
-    pub runs: Runs,
-    incarnation: u64,
-    synced: PersistId,
-    held_back: VecDeque<(PersistId, MemberId, Message)>,
-    admitted: Vec<(PersistId, TaskId)>,
-    digests: u64,
-    /// How long this region's runs last.
-    pub run_ms: u64,
-}
+/// How long a digest may be believed, in ms.
+const DIGEST_TTL_MS: u64 = 30_000;
 
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Deliver { from: usize, to: usize, message: Box<Message> },
+    Gossip { to: usize, digest: Arc<Digest> },
     Wake { node: usize, incarnation: u64 },
     Synced { node: usize, incarnation: u64 },
-    Digest { node: usize },
+    Digest { node: usize, incarnation: u64 },
     Run { node: usize, attempt: Attempt },
     Staged { node: usize, attempt: Attempt },
     Fetched { node: usize, from: usize, attempt: Attempt, incarnation: u64 },
+    Watch,
+    Greedy { node: usize },
+}
+
+struct Queued {
+    us: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.us, self.order) == (other.us, other.order)
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    /// The earliest is the greatest, for the heap.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.us, other.order).cmp(&(self.us, self.order))
+    }
+}
+
+/// What a task is outside the machines: how long it runs and where its inputs lie.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Job {
+    /// How long it runs, in ms; 0 for the region's own figure.
+    pub run_ms: u64,
+    /// Length of its inputs.
+    pub input_bytes: u64,
+    /// Where they lie; `None` for the origin.
+    pub input_site: Option<usize>,
 }
 
 /// The whole simulation.
 pub struct World {
-    /// Milliseconds since the beginning.
+    /// Milliseconds since the beginning, rounded down.
     pub now_ms: u64,
+    /// Microseconds since the beginning.
+    pub now_us: u64,
     /// The network.
     pub wan: Wan,
     /// The regions.
     pub nodes: Vec<Node>,
     /// What must always hold.
     pub invariants: Invariants,
+    /// Figures of the run.
+    pub metrics: Metrics,
     /// Submissions that were acknowledged, and refusals.
     pub answers: BTreeMap<TaskId, Result<(), Reason>>,
     /// Plans that were made.
     pub plans: Vec<PlanResult>,
     /// Messages sent between regions.
     pub messages: u64,
+    /// Digests that reached a region.
+    pub digests: u64,
     /// Steps taken.
     pub steps: u64,
     /// How long a sync takes, in ms.
     pub sync_ms: u64,
-    config: NegotiationConfig,
-    dictionary: Arc<Dictionary>,
-    queue: BTreeMap<(u64, u64), Event>,
+    /// Between looks at whether a region has a new digest to tell, in ms.
+    pub digest_every_ms: u64,
+    /// A digest without news is told again after this time, in ms.
+    pub digest_refresh_ms: u64,
+    /// Jobs by the task's number.
+    pub jobs: Vec<Job>,
+    /// Bytes a second from site to site, where known.
+    pub throughput: BTreeMap<(usize, usize), u64>,
+    /// Bytes a second where nothing is known.
+    pub throughput_default: u64,
+    /// Whether an oracle looks for capacity at each submission.
+    pub oracle: bool,
+    /// Whether disks forget what was ended and settled, as large runs must.
+    pub forgetful: bool,
+    /// A planted bug.
+    pub bug: Option<Bug>,
+    pub(crate) config: NegotiationConfig,
+    pub(crate) dictionary: Arc<Dictionary>,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) trace: Trace,
+    pub(crate) runs_of: BTreeMap<TaskId, Vec<(usize, Attempt)>>,
+    pub(crate) twice: BTreeSet<TaskId>,
+    pub(crate) disconnected: BTreeSet<(usize, usize)>,
+    pub(crate) phantoms: u64,
+    queue: BinaryHeap<Queued>,
     order: u64,
-    rng: ChaCha8Rng,
-    trace: ContentDigest,
-    lines: Option<Vec<String>>,
 }
 
 impl World {
     /// Regions with their pools, all knowing of each other, at time 0.
     pub fn new(seed: u64, wan: Wan, config: NegotiationConfig, regions: Vec<(RegionPlace, Vec<OwnPool>)>) -> Self {
-        let mut world = Self {
+        let nodes = regions.into_iter().enumerate();
+        let nodes = nodes.map(|(index, (place, pools))| Node::new(MemberId(index as u64 + 1), place, pools));
+        let mut world = Self::asleep(seed, wan, config, nodes.collect());
+        world.wake_all();
+        world
+    }
+
+    /// The same without having started anything, to be set up further before [`Self::wake_all`].
+    pub fn asleep(seed: u64, wan: Wan, config: NegotiationConfig, nodes: Vec<Node>) -> Self {
+        Self {
             now_ms: 0,
+            now_us: 0,
             wan,
-            nodes: Vec::new(),
+            metrics: Metrics::new(nodes.len()),
+            nodes,
             invariants: Invariants::default(),
             answers: BTreeMap::new(),
             plans: Vec::new(),
             messages: 0,
+            digests: 0,
             steps: 0,
             sync_ms: 2,
+            digest_every_ms: 1_000,
+            digest_refresh_ms: 10_000,
+            jobs: Vec::new(),
+            throughput: BTreeMap::new(),
+            throughput_default: 125_000_000,
+            oracle: true,
+            forgetful: false,
+            bug: None,
             config,
             dictionary: Dictionary::first(),
-            queue: BTreeMap::new(),
-            order: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            trace: ContentDigest::of(&seed.to_be_bytes()),
-            lines: None,
-        };
-        for (index, (place, pools)) in regions.into_iter().enumerate() {
-            world.nodes.push(Node {
-                member: MemberId(index as u64 + 1),
-                place,
-                pools,
-                machine: None,
-                disk: Disk::default(),
-                runs: Runs::new(),
-                incarnation: 0,
-                synced: PersistId(0),
-                held_back: VecDeque::new(),
-                admitted: Vec::new(),
-                digests: 0,
-                run_ms: 1_000,
-            });
+            trace: Trace::new(seed, Detail::Digest),
+            runs_of: BTreeMap::new(),
+            twice: BTreeSet::new(),
+            disconnected: BTreeSet::new(),
+            phantoms: 0,
+            queue: BinaryHeap::new(),
+            order: 0,
         }
-        for node in 0..world.nodes.len() {
-            world.start(node);
+    }
+
+    /// Starts every region; each knows its peers' capacity.
+    pub fn wake_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start(node);
         }
-        for node in 0..world.nodes.len() {
-            world.gossip(node);
+        for node in 0..self.nodes.len() {
+            let Some(digest) = self.new_digest(node) else { continue };
+            for other in self.peers_of(node) {
+                self.feed(other, Input::Digest(Box::new((*digest).clone())));
+            }
         }
-        world
     }
 
     /// Keeps the lines of the trace, for people.
     pub fn keep_lines(&mut self) {
-        self.lines = Some(Vec::new());
+        self.trace.set_detail(Detail::Lines);
+    }
+
+    /// Keeps no trace at all.
+    pub fn keep_no_trace(&mut self) {
+        self.trace.set_detail(Detail::Off);
     }
 
     /// The lines kept.
     pub fn lines(&self) -> &[String] {
-        self.lines.as_deref().unwrap_or_default()
+        self.trace.lines()
     }
 
     /// A digest over every step: the same for the same seed.
     pub fn trace(&self) -> ContentDigest {
-        self.trace
+        self.trace.digest()
     }
 
-    fn note(&mut self, line: impl FnOnce() -> String) {
-        let text = format!("{} {}", self.now_ms, line());
-        let mut bytes = self.trace.0.to_vec();
-        bytes.extend_from_slice(text.as_bytes());
-        self.trace = ContentDigest::of(&bytes);
-        if let Some(lines) = &mut self.lines {
-            lines.push(text);
-        }
+    pub(crate) fn note(&mut self, kind: &'static str, node: usize, task: Option<TaskId>, what: u64) {
+        self.trace.note(self.now_us, Step { kind, node, other: None, task, what }, || what.to_string());
     }
 
-    fn now(&self) -> Now {
-        Now { mono: Monotonic(self.now_ms), wall: Timestamp(EPOCH_MS + self.now_ms) }
-    }
-
-    fn at(&mut self, ms: u64, event: Event) {
+    pub(crate) fn at_us(&mut self, us: u64, event: Event) {
         self.order += 1;
-        self.queue.insert((ms, self.order), event);
+        self.queue.push(Queued { us, order: self.order, event });
+    }
+
+    pub(crate) fn after_ms(&mut self, ms: u64, event: Event) {
+        self.at_us(self.now_us + ms * 1000, event);
     }
 
     /// Position of a member.
@@ -176,276 +234,116 @@ impl World {
         self.nodes[node].machine.as_ref().expect("the region is up")
     }
 
-    fn start(&mut self, index: usize) {
+    /// Whom a region knows, itself included.
+    pub fn peers_of(&self, node: usize) -> Vec<usize> {
+        match &self.nodes[node].peers {
+            Some(peers) => peers.iter().copied().chain([node]).collect(),
+            None => (0..self.nodes.len()).collect(),
+        }
+    }
+
+    pub(crate) fn start(&mut self, index: usize) {
         let seed = self.rng.next_u64();
-        let now = self.now();
+        let dictionary = Arc::clone(&self.dictionary);
+        let stale = self.bug == Some(Bug::StaleDisk);
         let node = &mut self.nodes[index];
+        let now = node.clock.now(self.now_us);
         node.incarnation += 1;
-        node.synced = PersistId(0);
+        node.synced.0 = 0;
+        node.newest.0 = 0;
         node.held_back.clear();
         node.admitted.clear();
-        let dictionary = Arc::clone(&self.dictionary);
+        node.backlog.clear();
+        node.armed_us = None;
+        node.told_changes = u64::MAX;
         let mut machine = Negotiator::new(node.member, node.incarnation, self.config.clone(), dictionary, seed);
-        let restored = node.disk.restored();
+        let restored = node.disk.restored(stale);
         machine.restore(now, restored);
         machine.handle(now, Input::Pools(node.pools.clone()));
-        node.machine = Some(machine);
-        let members: Vec<_> = self.nodes.iter().map(|n| (n.member, n.place.clone())).collect();
-        for (other, (member, place)) in members.into_iter().enumerate() {
+        node.machine = Some(Box::new(machine));
+        for other in self.peers_of(index) {
+            let (member, place) = (self.nodes[other].member, self.nodes[other].place.clone());
             self.feed(index, Input::Member { member, place, active: true });
-            let rtt_ms = Some((2 * self.wan.latency_ms(index, other)) as u32);
+            let rtt_ms = Some(self.wan.rtt_us(index, other).div_ceil(1000) as u32);
+            self.disconnected.remove(&(index, other));
             self.feed(index, Input::Rtt { member, rtt_ms });
         }
-        self.at(self.now_ms + 1, Event::Digest { node: index });
-        self.note(|| format!("start {index}"));
-    }
-
-    /// Kills a region's node; its runs go on.
-    pub fn crash(&mut self, index: usize) {
-        if self.nodes[index].machine.take().is_some() {
-            self.nodes[index].disk.crash();
-            self.note(|| format!("crash {index}"));
-        }
-    }
-
-    /// Kills a region's node and every run in it: a power cut.
-    pub fn destroy(&mut self, index: usize) {
-        self.crash(index);
-        let gone: Vec<Attempt> = self.nodes[index].runs.keys().copied().collect();
-        self.nodes[index].runs.clear();
-        for attempt in gone {
-            self.invariants.observe(&Fact::RunStopped { node: index, attempt });
-        }
-    }
-
-    /// Starts a region's node again.
-    pub fn restart(&mut self, index: usize) {
-        if self.nodes[index].machine.is_none() {
-            self.start(index);
-            for other in 0..self.nodes.len() {
-                if self.nodes[other].machine.is_some() {
-                    self.gossip(other);
-                }
-            }
-        }
+        let incarnation = self.nodes[index].incarnation;
+        // Not all in the same instant, as no two nodes start together.
+        let offset_us = 1_000 + (index as u64).wrapping_mul(7_919) % (self.digest_every_ms * 1000);
+        self.at_us(self.now_us + offset_us, Event::Digest { node: index, incarnation });
+        self.note("start", index, None, incarnation);
     }
 
     /// Hands an input to a region's machine and does what it asks for. Nothing happens while it is down.
+    ///
+    /// New work waits while the disk is behind, and is refused when too much of it waits.
     pub fn feed(&mut self, index: usize, input: Input) {
-        let now = self.now();
-        let Some(machine) = &mut self.nodes[index].machine else { return };
+        if let Input::Submit(submission) = &input {
+            let feasible = self.oracle.then(|| oracle::has_room(self, &submission.need, &submission.wishes));
+            self.metrics.submitted(self.now_us, index, submission, feasible);
+        }
+        let node = &mut self.nodes[index];
+        if node.machine.is_none() {
+            return;
+        }
+        let new_work = matches!(
+            input,
+            Input::Submit(_) | Input::Plan(_) | Input::Message { message: Message::Ask(_), .. }
+        );
+        if new_work && (node.unsynced() > UNSYNCED_MAX || !node.backlog.is_empty()) {
+            if node.backlog.len() < BACKLOG_MAX || self.bug == Some(Bug::NoShedding) {
+                node.backlog.push_back(input);
+            } else if let Input::Submit(submission) = input {
+                let busy = Reason::new(ReasonCode::Busy, "too much work waits for the disk");
+                self.metrics.refused(submission.task, busy.code);
+                self.answers.insert(submission.task, Err(busy));
+            }
+            self.observe_step(index);
+            return;
+        }
+        self.handle(index, input);
+    }
+
+    pub(crate) fn handle(&mut self, index: usize, input: Input) {
+        let node = &mut self.nodes[index];
+        let now = node.clock.now(self.now_us);
+        let Some(machine) = &mut node.machine else { return };
         machine.handle(now, input);
         self.perform(index);
     }
 
-    fn perform(&mut self, index: usize) {
-        self.steps += 1;
-        let mut inbox = VecDeque::new();
-        loop {
-            let action = match self.nodes[index].machine.as_mut().and_then(Negotiator::poll_action) {
-                Some(action) => action,
-                None => match inbox.pop_front() {
-                    Some((from, message)) => {
-                        let now = self.now();
-                        if let Some(machine) = &mut self.nodes[index].machine {
-                            machine.handle(now, Input::Message { from, message });
-                        }
-                        continue;
-                    }
-                    None => break,
-                },
-            };
-            match action {
-                Action::Persist { id, records } => {
-                    for record in &records {
-                        self.note(|| format!("persist {index} {id:?} {}", kind_of(record)));
-                    }
-                    if self.nodes[index].disk.write(id, records) {
-                        self.nodes[index].disk.begin_sync();
-                        let incarnation = self.nodes[index].incarnation;
-                        self.at(self.now_ms + self.sync_ms, Event::Synced { node: index, incarnation });
-                    }
-                }
-                Action::Send { to, message, after } => {
-                    let node = &mut self.nodes[index];
-                    match after.filter(|after| *after > node.synced) {
-                        Some(after) => node.held_back.push_back((after, to, message)),
-                        None if to == node.member => inbox.push_back((to, message)),
-                        None => self.transmit(index, to, message),
-                    }
-                }
-                Action::Admitted { task, result } => match result {
-                    Ok(persist) => self.nodes[index].admitted.push((persist, task)),
-                    Err(reason) => {
-                        self.note(|| format!("refused {task} {}", reason.code));
-                        self.answers.insert(task, Err(reason));
-                    }
-                },
-                Action::Planned(plan) => self.plans.push(*plan),
-                Action::Run(order) => self.order_run(index, order),
-                Action::Fetch { attempt, from, .. } => {
-                    let other = self.index(from);
-                    let ms = self.now_ms + 2 * self.wan.latency_ms(index, other) + 5;
-                    let incarnation = self.nodes[index].incarnation;
-                    self.at(ms, Event::Fetched { node: index, from: other, attempt, incarnation });
-                }
-            }
-        }
-        if let Some(machine) = &self.nodes[index].machine {
-            self.invariants.observe(&Fact::Step { node: index, machine });
-            if let Some(at) = machine.poll_timeout() {
-                let incarnation = self.nodes[index].incarnation;
-                self.at(at.0.max(self.now_ms), Event::Wake { node: index, incarnation });
-            }
+    pub(crate) fn observe_step(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        if let Some(machine) = &node.machine {
+            let (backlog, unsynced) = (node.backlog.len(), node.unsynced());
+            self.invariants.observe(self.now_ms, &Fact::Step { node: index, machine, backlog, unsynced });
         }
     }
 
-    fn transmit(&mut self, from: usize, to: MemberId, message: Message) {
-        let to = self.index(to);
-        self.messages += 1;
-        for ms in self.wan.arrivals(from, to, &mut self.rng) {
-            let message = Box::new(message.clone());
-            self.at(self.now_ms + ms, Event::Deliver { from, to, message });
-        }
-    }
-
-    fn order_run(&mut self, index: usize, order: RunOrder) {
-        let now_ms = self.now_ms;
-        let run_ms = self.nodes[index].run_ms;
-        match order {
-            RunOrder::Prepare(grant) => {
-                let attempt = grant.attempt;
-                self.nodes[index].runs.entry(attempt).or_insert(Run {
-                    phase: RunPhase::Staged,
-                    left_ms: run_ms,
-                    since_ms: now_ms,
-                    lease_until_ms: grant.freeze_on_lapse.then_some(now_ms + grant.lease_ttl_ms),
-                });
-                self.at(now_ms + 5, Event::Staged { node: index, attempt });
-            }
-            RunOrder::Start(attempt) => {
-                let Some(run) = self.nodes[index].runs.get_mut(&attempt) else { return };
-                if run.phase == RunPhase::Staged {
-                    run.phase = RunPhase::Running;
-                    run.since_ms = now_ms;
-                    run.lease_until_ms = run.lease_until_ms.map(|_| now_ms + self.config.lease_ttl_ms);
-                    let left = run.left_ms;
-                    self.note(|| format!("run {index} {}/{}", attempt.task, attempt.fence));
-                    self.observe_start(index, attempt);
-                    self.at(now_ms + left, Event::Run { node: index, attempt });
-                }
-                self.report(index, attempt, RunNotice::Started);
-            }
-            RunOrder::Reattach(grant) => {
-                let attempt = grant.attempt;
-                match self.nodes[index].runs.get(&attempt).map(|r| r.phase) {
-                    None => self.report(index, attempt, RunNotice::Lost(ReasonCode::RunLost.into())),
-                    Some(RunPhase::Staged) => {
-                        self.order_run(index, RunOrder::Start(attempt));
-                    }
-                    Some(RunPhase::Running) => self.report(index, attempt, RunNotice::Started),
-                    Some(RunPhase::Ended { cancelled }) => self.report(index, attempt, ended(attempt, cancelled)),
-                }
-            }
-            RunOrder::Renew { runs, ttl_ms } => {
-                for attempt in runs {
-                    let Some(run) = self.nodes[index].runs.get_mut(&attempt) else { continue };
-                    if run.lease_until_ms.is_some() {
-                        run.advance(now_ms);
-                        run.lease_until_ms = Some(now_ms + ttl_ms);
-                        let left = run.left_ms;
-                        self.at(now_ms + left, Event::Run { node: index, attempt });
-                    }
-                }
-            }
-            RunOrder::Cancel(attempt) => {
-                let Some(run) = self.nodes[index].runs.get_mut(&attempt) else { return };
-                if !matches!(run.phase, RunPhase::Ended { .. }) {
-                    run.phase = RunPhase::Ended { cancelled: true };
-                    self.invariants.observe(&Fact::RunStopped { node: index, attempt });
-                    self.report(index, attempt, ended(attempt, true));
-                }
-            }
-            RunOrder::Release(attempt) => {
-                if self.nodes[index].runs.remove(&attempt).is_some() {
-                    self.invariants.observe(&Fact::RunStopped { node: index, attempt });
-                }
-            }
-        }
-    }
-
-    fn observe_start(&mut self, node: usize, attempt: Attempt) {
-        let member = self.nodes[node].member;
-        let bound = self.nodes.iter().any(|n| {
-            let custody = n.disk.custody(attempt.task);
-            custody
-                .is_some_and(|c| c.binding.as_ref().is_some_and(|b| b.fence == attempt.fence && b.provider == member))
-        });
-        let now_ms = self.now_ms;
-        let others = self.nodes.iter().flat_map(|n| n.runs.iter());
-        let active =
-            others.filter(|(a, run)| a.task == attempt.task && **a != attempt && run.is_active(now_ms)).count();
-        self.invariants.observe(&Fact::RunStarted { node, attempt, bound, active });
-    }
-
-    /// Later, so that an executor never answers within the order that caused it.
-    fn report(&mut self, node: usize, attempt: Attempt, notice: RunNotice) {
-        let now = self.now();
-        if let Some(machine) = &mut self.nodes[node].machine {
-            machine.handle(now, Input::Run(attempt, notice));
-        }
-    }
-
-    fn gossip(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        let Some(machine) = &node.machine else { return };
-        node.digests += 1;
-        let digest = machine.digest(node.digests, 30_000);
-        for other in 0..self.nodes.len() {
-            if self.wan.is_open(index, other) {
-                self.feed(other, Input::Digest(Box::new(digest.clone())));
-            }
-        }
-    }
-
-    /// Takes one step. False when nothing is left to happen.
+    /// Takes a step. False when nothing is left to happen.
     pub fn step(&mut self) -> bool {
-        let Some(((ms, _), event)) = self.queue.pop_first() else { return false };
-        self.now_ms = self.now_ms.max(ms);
+        let Some(Queued { us, event, .. }) = self.queue.pop() else { return false };
+        self.now_us = self.now_us.max(us);
+        self.now_ms = self.now_us / 1000;
         match event {
-            Event::Deliver { from, to, message } => {
-                self.note(|| format!("deliver {from}>{to} {}", name_of(&message)));
-                let from = self.nodes[from].member;
-                self.feed(to, Input::Message { from, message: *message });
+            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Gossip { to, digest } => {
+                self.digests += 1;
+                self.handle(to, Input::Digest(Box::new((*digest).clone())));
             }
-            Event::Wake { node, incarnation } => {
-                let now = self.now();
-                let current = self.nodes[node].incarnation == incarnation;
-                if let Some(machine) = self.nodes[node].machine.as_mut().filter(|_| current)
-                    && machine.poll_timeout().is_some_and(|at| at <= now.mono)
-                {
-                    machine.handle_timeout(now);
-                    self.perform(node);
-                }
-            }
+            Event::Wake { node, incarnation } => self.wake(node, incarnation),
             Event::Synced { node, incarnation } => self.synced(node, incarnation),
-            Event::Digest { node } => {
-                if self.nodes[node].machine.is_some() {
-                    self.gossip(node);
-                    self.at(self.now_ms + DIGEST_EVERY_MS, Event::Digest { node });
+            Event::Digest { node, incarnation } => {
+                if self.nodes[node].machine.is_some() && self.nodes[node].incarnation == incarnation {
+                    self.tell_digest(node);
+                    self.after_ms(self.digest_every_ms, Event::Digest { node, incarnation });
+                }
+                if node == 0 {
+                    self.observe_twice();
                 }
             }
-            Event::Run { node, attempt } => {
-                let now_ms = self.now_ms;
-                if let Some(run) = self.nodes[node].runs.get_mut(&attempt)
-                    && run.advance(now_ms)
-                {
-                    run.phase = RunPhase::Ended { cancelled: false };
-                    self.invariants.observe(&Fact::RunStopped { node, attempt });
-                    self.report(node, attempt, ended(attempt, false));
-                    self.perform(node);
-                }
-            }
+            Event::Run { node, attempt } => self.run_due(node, attempt),
             Event::Staged { node, attempt } => {
                 if self.nodes[node].runs.contains_key(&attempt) {
                     self.report(node, attempt, RunNotice::Staged);
@@ -459,57 +357,123 @@ impl World {
                     self.feed(node, Input::Fetched { attempt, result });
                 }
             }
+            Event::Watch => self.watch(),
+            Event::Greedy { node } => self.grab(node),
         }
         true
     }
 
-    fn synced(&mut self, index: usize, incarnation: u64) {
-        if self.nodes[index].incarnation != incarnation || self.nodes[index].machine.is_none() {
+    fn deliver(&mut self, from: usize, to: usize, message: Box<Message>) {
+        let task = message.attempt().map(|a| a.task);
+        let what = message.attempt().map_or(0, |a| u64::from(a.fence.attempt));
+        let step = Step { kind: name_of(&message), node: from, other: Some(to), task, what };
+        self.trace.note(self.now_us, step, || match &*message {
+            Message::Decline(decline) => format!("attempt {what} {}", decline.reason),
+            _ => format!("attempt {what}"),
+        });
+        if self.nodes[to].manners.ignores_asks && matches!(*message, Message::Ask(_)) {
             return;
         }
+        let from = self.nodes[from].member;
+        self.feed(to, Input::Message { from, message: *message });
+    }
+
+    fn wake(&mut self, index: usize, incarnation: u64) {
         let node = &mut self.nodes[index];
-        let safe = node.disk.end_sync();
-        let up_to = node.disk.synced_to();
-        for record in &safe {
-            self.invariants.observe(&Fact::Synced { node: index, record });
+        if node.incarnation != incarnation {
+            return;
         }
-        if node.disk.begin_sync().is_some() {
-            self.at(self.now_ms + self.sync_ms, Event::Synced { node: index, incarnation });
+        if node.armed_us.is_some_and(|armed| armed <= self.now_us) {
+            node.armed_us = None;
         }
+        let now = node.clock.now(self.now_us);
+        let Some(machine) = &mut node.machine else { return };
+        if self.bug == Some(Bug::NoTimers) {
+            return;
+        }
+        if machine.poll_timeout().is_some_and(|at| at <= now.mono) {
+            machine.handle_timeout(now);
+            self.perform(index);
+        } else {
+            self.arm(index);
+        }
+    }
+
+    /// Sets the region's alarm if its machine waits for something earlier than what is set.
+    pub(crate) fn arm(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        node.synced = up_to;
-        let admitted: Vec<TaskId> =
-            node.admitted.iter().filter(|(persist, _)| *persist <= up_to).map(|(_, task)| *task).collect();
-        node.admitted.retain(|(persist, _)| *persist > up_to);
-        for task in admitted {
-            self.answers.insert(task, Ok(()));
-            self.invariants.observe(&Fact::Acknowledged { node: index, task });
+        let Some(at) = node.machine.as_ref().and_then(|machine| machine.poll_timeout()) else { return };
+        let us = node.clock.when(at).max(self.now_us);
+        if node.armed_us.is_none_or(|armed| us < armed) {
+            node.armed_us = Some(us);
+            let incarnation = node.incarnation;
+            self.at_us(us, Event::Wake { node: index, incarnation });
         }
-        while self.nodes[index].held_back.front().is_some_and(|(after, ..)| *after <= up_to) {
-            let Some((_, to, message)) = self.nodes[index].held_back.pop_front() else { break };
-            let member = self.nodes[index].member;
-            if to == member {
-                self.at(self.now_ms, Event::Deliver { from: index, to: index, message: Box::new(message) });
-            } else {
-                self.transmit(index, to, message);
+    }
+
+    fn new_digest(&mut self, index: usize) -> Option<Arc<Digest>> {
+        let now_us = self.now_us;
+        let node = &mut self.nodes[index];
+        let machine = node.machine.as_ref()?;
+        node.digests += 1;
+        node.told_changes = machine.provider().changes();
+        node.told_us = now_us;
+        let mut digest = machine.digest(node.digests, DIGEST_TTL_MS.max(3 * self.digest_refresh_ms));
+        if node.manners.praises_itself {
+            for class in digest.pools.iter_mut().flat_map(|pool| &mut pool.classes) {
+                class.free = class.total();
+                class.largest_fit = class.per_server;
             }
         }
-        self.feed(index, Input::Persisted { up_to });
+        self.metrics.digest_bytes = self.metrics.digest_bytes.max(digest.to_bytes().len() as u64);
+        Some(Arc::new(digest))
+    }
+
+    fn tell_digest(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let Some(machine) = &node.machine else { return };
+        let changed = machine.provider().changes() != node.told_changes;
+        let due = self.now_us - node.told_us >= self.digest_refresh_ms * 1000;
+        if !changed && !due {
+            return;
+        }
+        let Some(digest) = self.new_digest(index) else { return };
+        for other in self.peers_of(index) {
+            if other == index {
+                self.handle(index, Input::Digest(Box::new((*digest).clone())));
+            } else if let Some(us) = self.wan.gossip_arrival(index, other, self.now_us, &mut self.rng) {
+                self.at_us(us, Event::Gossip { to: other, digest: Arc::clone(&digest) });
+            }
+        }
+    }
+
+    /// A region that came back is told its peers' capacity when it connects to them.
+    pub(crate) fn introduce(&mut self, index: usize) {
+        for other in self.peers_of(index) {
+            if other == index || !self.wan.is_open(other, index) {
+                continue;
+            }
+            if let Some(digest) = self.new_digest(other) {
+                let us = self.now_us + self.wan.one_way_us(other, index);
+                self.at_us(us, Event::Gossip { to: index, digest });
+            }
+        }
     }
 
     /// Runs until `ms`.
     pub fn run_until(&mut self, ms: u64) {
-        while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= ms) {
+        while self.queue.peek().is_some_and(|next| next.us <= ms * 1000) {
             self.step();
         }
-        self.now_ms = self.now_ms.max(ms);
+        self.now_us = self.now_us.max(ms * 1000);
+        self.now_ms = self.now_us / 1000;
     }
 
     /// Runs until `done` holds or `ms` passed; says whether it holds.
     pub fn run_while(&mut self, ms: u64, done: impl Fn(&World) -> bool) -> bool {
-        let end = self.now_ms + ms;
+        let end = self.now_us + ms * 1000;
         while !done(self) {
-            if self.queue.first_key_value().is_none_or(|((at, _), _)| *at > end) {
+            if self.queue.peek().is_none_or(|next| next.us > end) {
                 return done(self);
             }
             self.step();
@@ -519,38 +483,21 @@ impl World {
 
     /// A random number below `below`, for scenarios.
     pub fn random(&mut self, below: u64) -> u64 {
-        self.rng.random_range(0..below)
+        self.rng.random_range(0..below.max(1))
+    }
+
+    /// What is known of a task outside the machines.
+    pub fn job(&self, task: TaskId) -> Job {
+        self.jobs.get(number(task) as usize).copied().unwrap_or_default()
     }
 }
 
-fn ended(attempt: Attempt, cancelled: bool) -> RunNotice {
-    let reason = cancelled.then(|| ReasonCode::Cancelled.into());
-    let exit_code = (!cancelled).then_some(0);
-    let file = consensus::negotiation::FileRef {
-        path: "stdout".into(),
-        digest: ContentDigest::of(attempt.fence.to_string().as_bytes()),
-        size_bytes: 3,
-    };
-    RunNotice::Ended(Box::new(RunOutcome { exit_code, reason, logs: vec![file], ..RunOutcome::default() }))
-}
-
-fn kind_of(record: &Record) -> String {
-    match record {
-        Record::Task(task) | Record::Kept(task) => format!("task {}", task.task),
-        Record::Custody(c) => format!("custody {} {} {}", c.task, c.fence, c.end.is_some()),
-        Record::Event(e) => format!("event {} {} {:?}", e.task, e.seq, e.kind),
-        Record::Decision(d) => format!("decision {}", d.task),
-        Record::Lease(l) => format!("lease {} {:?}", l.attempt.task, l.phase),
-        Record::LeaseSettled(a) => format!("settled {}", a.task),
-    }
-}
-
-fn name_of(message: &Message) -> String {
-    let attempt = message.attempt().map(|a| format!("{}/{}", a.task, a.fence)).unwrap_or_default();
-    let name = match message {
+/// A message's name in traces.
+pub fn name_of(message: &Message) -> &'static str {
+    match message {
         Message::Ask(_) => "ask",
         Message::Offer(_) => "offer",
-        Message::Decline(d) => return format!("decline {attempt} {}", d.reason.code),
+        Message::Decline(_) => "decline",
         Message::Award(_) => "award",
         Message::Accepted(_) => "accepted",
         Message::Release(_) => "release",
@@ -562,6 +509,7 @@ fn name_of(message: &Message) -> String {
         Message::Gone(..) => "gone",
         Message::Renew(_) => "renew",
         Message::Renewed(_) => "renewed",
-    };
-    format!("{name} {attempt}")
+        #[allow(unreachable_patterns, reason = "messages that later releases add")]
+        _ => "other",
+    }
 }

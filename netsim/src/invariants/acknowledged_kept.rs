@@ -16,7 +16,7 @@ impl Invariant for AcknowledgedKept {
         "acknowledged_kept"
     }
 
-    fn observe(&mut self, fact: &Fact<'_>) -> Result<(), String> {
+    fn observe(&mut self, _: u64, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
             Fact::Synced { node, record: Record::Task(task) } => {
                 self.safe.insert((*node, task.task));

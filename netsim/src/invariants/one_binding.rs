@@ -16,7 +16,7 @@ impl Invariant for OneBinding {
         "one_binding"
     }
 
-    fn observe(&mut self, fact: &Fact<'_>) -> Result<(), String> {
+    fn observe(&mut self, _: u64, fact: &Fact<'_>) -> Result<(), String> {
         let Fact::Synced { record: Record::Custody(custody), .. } = fact else { return Ok(()) };
         let Some(binding) = &custody.binding else { return Ok(()) };
         let holder = *self.bound.entry((custody.task, binding.fence)).or_insert(binding.provider);

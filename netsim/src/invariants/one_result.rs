@@ -16,7 +16,7 @@ impl Invariant for OneResult {
         "one_result"
     }
 
-    fn observe(&mut self, fact: &Fact<'_>) -> Result<(), String> {
+    fn observe(&mut self, _: u64, fact: &Fact<'_>) -> Result<(), String> {
         let Fact::Synced { record: Record::Custody(custody), .. } = fact else { return Ok(()) };
         match (&custody.end, self.ends.get(&custody.task)) {
             (Some(end), None) => {

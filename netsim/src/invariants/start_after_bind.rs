@@ -1,4 +1,4 @@
-//! A run starts only after a custodian's disk has bound it.
+//! A run starts only after enough custodians bound it on their disks.
 
 use super::{Fact, Invariant};
 
@@ -10,7 +10,7 @@ impl Invariant for StartAfterBind {
         "start_after_bind"
     }
 
-    fn observe(&mut self, fact: &Fact<'_>) -> Result<(), String> {
+    fn observe(&mut self, _: u64, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
             Fact::RunStarted { node, attempt, bound: false, .. } => {
                 Err(format!("region {node} started {} under {} unbound", attempt.task, attempt.fence))
