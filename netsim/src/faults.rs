@@ -80,8 +80,8 @@ impl World {
                 continue;
             }
             for b in self.peers_of(a) {
-                let up = a == b
-                    || (self.nodes[b].machine.is_some() && self.wan.is_open(a, b) && self.wan.is_open(b, a));
+                let up =
+                    a == b || (self.nodes[b].machine.is_some() && self.wan.is_open(a, b) && self.wan.is_open(b, a));
                 let member = self.nodes[b].member;
                 if up && self.disconnected.remove(&(a, b)) {
                     let rtt_ms = Some(self.wan.rtt_us(a, b).div_ceil(1000) as u32);

@@ -1,9 +1,7 @@
 //! Figures of a run, gathered at the boundary of the machines: what was said, what was written, what ran.
 
 use crate::trace::number;
-use consensus::negotiation::{
-    AskMode, Attempt, EventKind, LeasePhase, Message, Record, Submission, TaskState,
-};
+use consensus::negotiation::{AskMode, Attempt, EventKind, LeasePhase, Message, Record, Submission, TaskState};
 use cpi::ids::TaskId;
 use cpi::reason::ReasonCode;
 use cpi::resource::Quantity;
@@ -300,7 +298,8 @@ impl Metrics {
         let Some((_, granted)) = granted else { return };
         let ms = (us - began) / 1000;
         self.cost_micro += u128::from(granted.price_hour_micro) * u128::from(ms) / 3_600_000;
-        let watts = granted.quantity.chip_milli as f64 / 1000.0 * CHIP_W + granted.quantity.cpu_milli as f64 / 1000.0 * CORE_W;
+        let watts =
+            granted.quantity.chip_milli as f64 / 1000.0 * CHIP_W + granted.quantity.cpu_milli as f64 / 1000.0 * CORE_W;
         let kwh = watts * ms as f64 / 3.6e9;
         self.carbon_g += kwh * f64::from(self.carbon[node]);
     }

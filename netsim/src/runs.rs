@@ -189,10 +189,8 @@ impl World {
     /// How many runs of a task make progress at this moment.
     pub fn active_runs(&self, task: TaskId) -> usize {
         let runs = self.runs_of.get(&task).into_iter().flatten();
-        runs.filter(|(node, attempt)| {
-            self.nodes[*node].runs.get(attempt).is_some_and(|run| run.is_active(self.now_ms))
-        })
-        .count()
+        runs.filter(|(node, attempt)| self.nodes[*node].runs.get(attempt).is_some_and(|run| run.is_active(self.now_ms)))
+            .count()
     }
 
     fn observe_active(&mut self, task: TaskId) {

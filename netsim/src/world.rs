@@ -287,10 +287,8 @@ impl World {
         if node.machine.is_none() {
             return;
         }
-        let new_work = matches!(
-            input,
-            Input::Submit(_) | Input::Plan(_) | Input::Message { message: Message::Ask(_), .. }
-        );
+        let new_work =
+            matches!(input, Input::Submit(_) | Input::Plan(_) | Input::Message { message: Message::Ask(_), .. });
         if new_work && (node.unsynced() > UNSYNCED_MAX || !node.backlog.is_empty()) {
             if node.backlog.len() < BACKLOG_MAX || self.bug == Some(Bug::NoShedding) {
                 node.backlog.push_back(input);

@@ -20,10 +20,9 @@ impl Invariant for FencesGrow {
         let Fact::Synced { node, record: Record::Custody(custody) } = fact else { return Ok(()) };
         let now = (custody.fence, custody.promised);
         match self.newest.insert((*node, custody.task), now) {
-            Some((fence, promised)) if custody.fence < fence || custody.promised < promised => Err(format!(
-                "region {node} went back from fence {fence} to {} for {}",
-                custody.fence, custody.task
-            )),
+            Some((fence, promised)) if custody.fence < fence || custody.promised < promised => {
+                Err(format!("region {node} went back from fence {fence} to {} for {}", custody.fence, custody.task))
+            }
             _ => Ok(()),
         }
     }

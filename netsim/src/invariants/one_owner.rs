@@ -18,6 +18,10 @@ impl Invariant for OneOwner {
     fn observe(&mut self, _: u64, fact: &Fact<'_>) -> Result<(), String> {
         let Fact::Owned { node, key, owner } = fact else { return Ok(()) };
         let first = *self.owners.entry(*key).or_insert(*owner);
-        if first == *owner { Ok(()) } else { Err(format!("replica {node} says {owner} owns {key}, another said {first}")) }
+        if first == *owner {
+            Ok(())
+        } else {
+            Err(format!("replica {node} says {owner} owns {key}, another said {first}"))
+        }
     }
 }
