@@ -6,7 +6,8 @@ use super::keys;
 use super::kv::{KvRead, prefix_end};
 use super::member::{MemberRecord, Standing};
 use super::policy::FederationPolicy;
-use super::state::{RegistryState, Summary, load};
+use super::response::Response;
+use super::state::{self, RegistryState, Summary, load};
 use crate::time::Timestamp;
 use cpi::dictionary::Dictionary;
 use cpi::filter::{Filter, FilterField, Hint, IdentifierSource};
@@ -80,6 +81,22 @@ pub struct Statistic {
     pub totals: Totals,
 }
 
+/// What the registry remembers of a signing key's sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing: a statement with it is still to come.
+    No,
+    /// A statement was applied with it.
+    Outcome {
+        /// SHA-256 of its envelope.
+        digest: [u8; 32],
+        /// What it came to.
+        response: Response,
+    },
+    /// It lies before the remembered ones.
+    Forgotten,
+}
+
 impl RegistryReader {
     /// Reads of `kv`.
     pub fn new(kv: Arc<dyn KvRead + Send + Sync>) -> Self {
@@ -132,6 +149,11 @@ impl RegistryReader {
     /// Whether an invitation was used, and by whom.
     pub fn invitation_used_by(&self, nonce: &[u8; 16]) -> Option<MemberId> {
         load(&*self.kv, &keys::join(keys::NONCES, &[nonce]))
+    }
+
+    /// What came of the statement that `key` signed with `sequence`.
+    pub fn settled(&self, key: &[u8; 32], sequence: u64) -> Settled {
+        state::settled(&*self.kv, key, sequence)
     }
 
     /// The present revision of an identifier, retired ones too.

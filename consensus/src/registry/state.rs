@@ -8,6 +8,7 @@ use super::identifier::{IdentifierRecord, IdentifierState};
 use super::kv::{KvRead, KvWrite, Overlay};
 use super::member::{ADDRESSES_MAX, ENTERPRISES_MAX, KEY_OVERLAP_MS, KeySpan, MemberRecord, Standing};
 use super::policy::FederationPolicy;
+use super::read::Settled;
 use super::response::{ItemOutcome, Refusal, Response};
 use super::window::{Seen, WINDOW, Window};
 use super::{Statement, index, keys};
@@ -119,6 +120,19 @@ impl RegistryState {
             store(kv, keys::SUMMARY.to_vec(), &summary);
         }
         response
+    }
+}
+
+/// What is remembered of a signing key's sequence.
+pub(super) fn settled(kv: &dyn KvRead, key: &[u8; 32], sequence: u64) -> Settled {
+    let window: Window = load(kv, &keys::join(keys::WINDOWS, &[key])).unwrap_or_default();
+    match window.look(sequence) {
+        Seen::New => Settled::No,
+        Seen::TooOld => Settled::Forgotten,
+        Seen::Before => match load(kv, &keys::outcome(key, sequence)) {
+            Some(Remembered { digest, response }) => Settled::Outcome { digest, response },
+            None => Settled::Forgotten,
+        },
     }
 }
 

@@ -13,24 +13,24 @@ use cpi::resource::RegionPlace;
 use ed25519_dalek::{Signer as _, SigningKey};
 use std::sync::Arc;
 
-const BEIJING: &str = "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400~2VHNVZS";
-const DALIAN: &str = "cpi:1:C91210231MA00CP027A-GI6450-G210200-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A1C2D3/GPU/NVH800S80/U5F0C8E1A9B3D4C7E8A1B2C3D4E5F6071~36GEFEP";
+pub(super) const BEIJING: &str = "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400~2VHNVZS";
+pub(super) const DALIAN: &str = "cpi:1:C91210231MA00CP027A-GI6450-G210200-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A1C2D3/GPU/NVH800S80/U5F0C8E1A9B3D4C7E8A1B2C3D4E5F6071~36GEFEP";
 
 fn place(region: &str) -> RegionPlace {
     RegionPlace { region: region.parse().unwrap(), city: "G110100".to_owned(), country: "CN".to_owned() }
 }
 
-struct World {
+pub(super) struct World {
     kv: MemoryKv,
     index: u64,
     time: u64,
-    federation: Federation,
-    founder: SigningKey,
+    pub(super) federation: Federation,
+    pub(super) founder: SigningKey,
     sequence: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let founder = SigningKey::from_bytes(&[1; 32]);
         let genesis = Genesis {
             name: "test".to_owned(),
@@ -54,23 +54,23 @@ impl World {
         RegistryState::apply(&mut self.kv, self.index, entry)
     }
 
-    fn signed(&self, key: &SigningKey, sequence: u64, command: &Command) -> Vec<u8> {
+    pub(super) fn signed(&self, key: &SigningKey, sequence: u64, command: &Command) -> Vec<u8> {
         Envelope::seal(StatementKind::RegistryCommand, self.federation, key, sequence, command.to_bytes()).to_bytes()
     }
 
-    fn submit(&mut self, envelope: Vec<u8>) -> Response {
+    pub(super) fn submit(&mut self, envelope: Vec<u8>) -> Response {
         self.time += 1000;
         let statement = Statement::open(envelope, &self.federation).unwrap();
         self.apply(&Entry { stamp: Timestamp(self.time), body: EntryBody::Statement(Box::new(statement)) })
     }
 
-    fn command(&mut self, key: &SigningKey, command: &Command) -> Response {
+    pub(super) fn command(&mut self, key: &SigningKey, command: &Command) -> Response {
         self.sequence += 1;
         let envelope = self.signed(key, self.sequence, command);
         self.submit(envelope)
     }
 
-    fn admit(&mut self, region: &str, seed: u8, enterprises: &[&str]) -> (SigningKey, Response) {
+    pub(super) fn admit(&mut self, region: &str, seed: u8, enterprises: &[&str]) -> (SigningKey, Response) {
         let (signing, transport) = (SigningKey::from_bytes(&[seed; 32]), SigningKey::from_bytes(&[seed + 100; 32]));
         let nonce = [seed; 16];
         let request = JoinRequest {
@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    fn reader(&self) -> RegistryReader {
+    pub(super) fn reader(&self) -> RegistryReader {
         RegistryReader::new(Arc::new(self.kv.clone()))
     }
 }
