@@ -15,6 +15,8 @@ pub use trace::start_tracing;
 
 use self::ballast::Ballast;
 use crate::config::NodeConfig;
+use crate::drivers::gossip::GossipDoor;
+use crate::drivers::pending::{PendingDesk, PendingParts, RepairDesk};
 use crate::drivers::placement::{Placement, PlacementParts};
 use crate::drivers::pool_watch::{DiskReady, PlacementReady, PoolWatch};
 use crate::drivers::raft::{MeshTransport, RegistryFrames};
@@ -134,7 +136,25 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         parts::watch_mesh(&metrics, &mesh);
         let commit_wait = Duration::from_millis(config.registry.commit_wait_ms);
-        let door = LiveRegistry::new(membership.member, registry.clone(), signer.clone(), records.clone(), commit_wait);
+        let pending = PendingDesk::open(PendingParts {
+            me: membership.member,
+            registry: registry.clone(),
+            mesh: mesh.clone(),
+            records: records.clone(),
+            metrics: metrics.clone(),
+        })
+        .context("reading what is pending")?;
+        late.registry.serve_repair(Arc::new(RepairDesk::new(pending.clone())));
+        parts::watch_refusals(&metrics, &registry);
+        tasks.spawn(pending.clone().run(stop.clone()));
+        let door = LiveRegistry::new(
+            membership.member,
+            registry.clone(),
+            signer.clone(),
+            records.clone(),
+            pending.clone(),
+            commit_wait,
+        );
         tasks.spawn(door.clone().resend(stop.clone()));
         let dictionary = DictionaryService::default();
         tasks.spawn(parts::follow_dictionary(dictionary.clone(), registry.clone(), stop.clone()));
@@ -161,7 +181,7 @@ impl Node {
         late.negotiation.set(placement.frames.clone());
         late.logs.set(placement.logs.clone());
         late.bulk.set(placement.bulk.clone());
-        late.gossip.set(placement.digests.clone());
+        late.gossip.set(Arc::new(GossipDoor { digests: placement.digests.clone(), registrations: pending }));
         let pools = PoolWatch::default();
         let seen = pools.clone();
         tasks.spawn(pools.run(placement.negotiation.clone(), placement.members.clone(), stop.clone()));

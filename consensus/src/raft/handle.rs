@@ -144,6 +144,7 @@ impl RegistryHandle {
             applied: watch::Sender::new(0),
             hashes: Mutex::new(VecDeque::new()),
             verified: Mutex::new(BTreeSet::new()),
+            refusals: std::sync::OnceLock::new(),
         });
         let machine = StateMachine::open(state.clone(), Arc::clone(&shared))
             .map_err(|error| StartError::Raft(error.to_string()))?;

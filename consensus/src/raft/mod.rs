@@ -8,6 +8,7 @@
 //! A node answers reads from its own replica always, and says how fresh it is.
 
 mod beacon;
+mod doorkeeper;
 mod handle;
 mod lead;
 mod log_store;
@@ -23,6 +24,7 @@ mod transport;
 mod types;
 mod wire;
 
+pub use doorkeeper::RefusalWatch;
 pub use handle::{RegistryHandle, RegistryOptions, StartError};
 pub use status::{Committed, Freshness, ProposeError, ReadError, RegistryStatus, Role, SnapshotError};
 pub use transport::{RaftClass, RaftTransport, TransportError};

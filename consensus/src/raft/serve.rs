@@ -6,7 +6,6 @@ use super::snapshots::Incoming;
 use super::status::{Committed, ProposeError};
 use super::transport::RaftClass;
 use super::wire::{self, Answer, Question};
-use crate::registry::Statement;
 use bytes::Bytes;
 use cpi::ids::MemberId;
 use openraft::raft::ReadPolicy;
@@ -67,10 +66,16 @@ impl RegistryHandle {
                 Ok(Answer::Snapshot { vote: installed.map_err(|error| text(&error))?.vote.into() })
             }
             Question::Propose { envelope, hops } if class == RaftClass::Forward => {
-                let statement = Statement::open(envelope.to_vec(), &self.federation()).map_err(|error| text(&error))?;
+                let statement = self.opened(from, &envelope)?;
+                if let Some((index, response)) = self.replayed(from, &statement) {
+                    return Ok(Answer::Committed { index, response });
+                }
                 let until = Instant::now() + Duration::from_secs(5);
                 match self.propose_until(envelope, statement.digest, until, hops).await {
-                    Ok(Committed { index, response }) => Ok(Answer::Committed { index, response }),
+                    Ok(Committed { index, response }) => {
+                        self.tell_refusals(from, &response);
+                        Ok(Answer::Committed { index, response })
+                    }
                     Err(ProposeError::Rejected(message)) => Err(message),
                     Err(_) => Ok(Answer::NotLeader { leader: raft.current_leader().await }),
                 }

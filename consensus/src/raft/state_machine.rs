@@ -27,6 +27,8 @@ pub struct Shared {
     pub hashes: Mutex<VecDeque<(u64, [u8; 32])>>,
     /// Digests of envelopes that this node verified when it proposed them; each is verified once.
     pub verified: Mutex<BTreeSet<[u8; 32]>>,
+    /// Told of commands of peers that are refused.
+    pub refusals: std::sync::OnceLock<super::doorkeeper::RefusalWatch>,
 }
 
 /// The registry as openraft drives it.

@@ -317,7 +317,7 @@ impl RegistryReader {
 }
 
 /// The text as it is stored begins with the scheme and version; people often leave them out, or write lower case.
-fn normal_prefix(prefix: &str) -> String {
+pub fn normal_prefix(prefix: &str) -> String {
     let rest = prefix.strip_prefix("cpi:1:").unwrap_or(prefix);
     format!("cpi:1:{}", rest.to_ascii_uppercase())
 }

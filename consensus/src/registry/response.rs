@@ -108,6 +108,29 @@ pub enum Refusal {
     LastMember,
 }
 
+impl Refusal {
+    /// A short name for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::UnknownSigner => "unknown_signer",
+            Self::SignerNotActive { .. } => "not_active",
+            Self::SequenceTooOld { .. } => "sequence_too_old",
+            Self::Equivocation { .. } => "equivocation",
+            Self::Invalid { .. } => "invalid",
+            Self::ForeignEnterprise { .. } => "foreign_enterprise",
+            Self::OwnedByOther { .. } => "foreign_identifier",
+            Self::RevisionMismatch { .. } => "stale",
+            Self::NotFound { .. } => "not_found",
+            Self::Retired { .. } => "retired",
+            Self::OtherIdentity { .. } => "other_identity",
+            Self::InvitationUsed => "invitation_used",
+            Self::Taken { .. } => "taken",
+            Self::NeedsApprovals { .. } => "needs_approvals",
+            Self::LastMember => "last_member",
+        }
+    }
+}
+
 /// What came of one identifier of a registration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemOutcome {
@@ -127,6 +150,13 @@ pub enum ItemOutcome {
     },
     /// It is not.
     Refused(Refusal),
+}
+
+impl ItemOutcome {
+    /// The refusal, if it is one.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        if let Self::Refused(refusal) = self { Some(refusal) } else { None }
+    }
 }
 
 /// What a command came to.
@@ -184,5 +214,11 @@ impl Response {
     /// The refusal, if it is one.
     pub fn refusal(&self) -> Option<&Refusal> {
         if let Self::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+
+    /// All refusals: of the whole, or of single identifiers.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        let items = if let Self::Registered(items) = self { items.as_slice() } else { &[] };
+        self.refusal().into_iter().chain(items.iter().filter_map(ItemOutcome::refusal))
     }
 }

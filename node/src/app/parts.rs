@@ -5,7 +5,7 @@ use crate::drivers::roster::Members;
 use crate::http::{Check, ReadinessCheck};
 use crate::identity::Signer;
 use crate::mesh::MeshHandle;
-use crate::metrics::{Metrics, State};
+use crate::metrics::{Metrics, RefusedReason, State};
 use crate::services::dictionary::DictionaryService;
 use crate::services::registry::Registry as _;
 use async_trait::async_trait;
@@ -145,8 +145,24 @@ pub(super) fn watch_registry(metrics: &Arc<Metrics>, registry: LiveRegistry) {
         set(&metrics.raft_commit_index, status.commit_index);
         set(&metrics.raft_applied_index, status.applied_index);
         set(&metrics.registry_ids.get_or_create(&State { state: "active" }), status.identifiers);
-        set(&metrics.registry_ids.get_or_create(&State { state: "pending" }), status.pending);
+        let pending = registry.pending().len() as u64;
+        set(&metrics.registry_ids.get_or_create(&State { state: "pending" }), pending);
     });
+}
+
+/// Counts commands of peers that the registry refuses here, and names the peer.
+pub(super) fn watch_refusals(metrics: &Arc<Metrics>, registry: &RegistryHandle) {
+    let metrics = metrics.clone();
+    registry.watch_refusals(Arc::new(move |from, reason, sentence| {
+        metrics.registry_refused.get_or_create(&RefusedReason { reason }).inc();
+        match reason {
+            // the owner sends again until it has an answer
+            "replayed" | "needs_approvals" => {
+                tracing::debug!(member = %from, reason, sentence, "a command was refused")
+            }
+            _ => tracing::warn!(member = %from, reason, sentence, "a command was refused"),
+        }
+    }));
 }
 
 /// Loads each dictionary release that the registry puts in force.

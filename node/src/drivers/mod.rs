@@ -2,8 +2,10 @@
 
 pub mod custody;
 pub mod digests;
+pub mod gossip;
 pub mod members;
 pub mod negotiation;
+pub mod pending;
 pub mod placement;
 pub mod pool_watch;
 pub mod raft;

@@ -12,7 +12,7 @@ use super::runs::{ExecutorParts, RunExecutor, RunTable};
 use crate::config::{AwardMode, NegotiationSection, NodeConfig};
 use crate::http::glue::{Adapters, Artifacts};
 use crate::http::task_glue::Tasks;
-use crate::mesh::{GossipHandler, GossipVerdict, MeshHandle, Topic};
+use crate::mesh::MeshHandle;
 use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError, Retention};
 use crate::services::logs::LogService;
 use crate::services::pools::PoolService;
@@ -21,7 +21,6 @@ use crate::services::tasks::{TaskParts, TaskService};
 use adapters::contract::Adapter;
 use adapters::fake::{FakeAdapter, FakeScript};
 use adapters::local::{LocalAdapter, OpenLocalError};
-use bytes::Bytes;
 use consensus::envelope::Federation;
 use consensus::negotiation::{Input, NegotiationConfig, OwnPool, ProviderPolicy};
 use consensus::raft::RegistryHandle;
@@ -378,14 +377,5 @@ impl IdentifierLookup for Lookup {
     fn identifier(&self, key: StableKey) -> Option<Cpi> {
         let registered = self.registry.reader().identifier(&key).and_then(|record| Cpi::parse(&record.text).ok());
         registered.or_else(|| self.own.get(&key).cloned())
-    }
-}
-
-impl GossipHandler for DigestGate {
-    fn on_gossip(&self, author: MemberId, topic: Topic, payload: Bytes) -> GossipVerdict {
-        match topic {
-            Topic::Digests => self.on_digest(author, &payload),
-            Topic::Registrations => GossipVerdict::Ignore,
-        }
     }
 }

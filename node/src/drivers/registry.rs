@@ -1,27 +1,33 @@
 //! The node's door to the registry: signs commands, brings them to the leader, keeps what no quorum has yet.
 //!
-//! A command that could not be committed in time is written to the node's records and sent again, the same bytes each
-//! time, until the registry gives an outcome. So `202` means on disk here, and a restart does not lose it.
+//! A command that is not committed at once is written to the node's records, shown to the other members as pending, and
+//! sent again, the same bytes each time, until the registry gives an outcome. So `202` means on disk here, and a restart
+//! does not lose it.
 
+use super::pending::PendingDesk;
 use crate::identity::Signer;
 use crate::services::identifier_views::{FreshnessView, RegistryStatusView};
 use crate::services::registry::{Outcome, Registry, RegistryError, rfc3339};
 use async_trait::async_trait;
 use consensus::envelope::{ENVELOPE_BYTES_MAX, Envelope};
 use consensus::raft::{Freshness, ProposeError, RegistryHandle, Role};
-use consensus::registry::{Command, RegistryReader, StatisticsDimension};
+use consensus::registry::pending::PendingView;
+use consensus::registry::{Command, Refusal, RegistryReader, StatisticsDimension};
 use consensus::store::{RecordBatch, Records, Table};
-use cpi::ids::MemberId;
+use cpi::ids::{MemberId, StableKey};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Commands that wait for a quorum, by sequence.
 const PENDING: Table = Table(b'p');
-/// Commands that wait at most; more are refused.
-const PENDING_MAX: usize = 4_096;
+/// Commands that wait at most; more are refused. Half of the registry's window of sequences.
+const PENDING_MAX: usize = 512;
+/// A command that is committed sooner is never pending: it needs no disk here and no gossip.
+const PENDING_AFTER: Duration = Duration::from_millis(100);
 /// Pause between two attempts to commit what waits.
 const RESEND_EVERY: Duration = Duration::from_secs(1);
 /// A read that must be linearizable waits so long.
@@ -39,15 +45,29 @@ struct Inner {
     signer: Signer,
     records: Records,
     commit_wait: Duration,
-    waiting: Notify,
+    pending: PendingDesk,
+    /// Sequences of kept commands whose caller still waits for them.
+    in_hand: Mutex<BTreeSet<u64>>,
     fresh: Mutex<Option<(Instant, FreshnessView)>>,
 }
 
 impl LiveRegistry {
     /// A door to `handle`; writes that are not committed within `commit_wait` go on by themselves.
-    pub fn new(me: MemberId, handle: RegistryHandle, signer: Signer, records: Records, commit_wait: Duration) -> Self {
-        let (waiting, fresh) = (Notify::new(), Mutex::default());
-        Self(Arc::new(Inner { me, handle, signer, records, commit_wait, waiting, fresh }))
+    /// What waits on disk already is shown by `pending`.
+    pub fn new(
+        me: MemberId,
+        handle: RegistryHandle,
+        signer: Signer,
+        records: Records,
+        pending: PendingDesk,
+        commit_wait: Duration,
+    ) -> Self {
+        let (in_hand, fresh) = (Mutex::default(), Mutex::default());
+        let door = Self(Arc::new(Inner { me, handle, signer, records, commit_wait, pending, in_hand, fresh }));
+        for (_, envelope) in door.waiting() {
+            door.0.pending.show(&envelope);
+        }
+        door
     }
 
     /// The handle below.
@@ -61,7 +81,6 @@ impl LiveRegistry {
             self.resend_once().await;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.0.waiting.notified() => {}
                 () = tokio::time::sleep(RESEND_EVERY) => {}
             }
         }
@@ -69,9 +88,17 @@ impl LiveRegistry {
 
     async fn resend_once(&self) {
         for (key, envelope) in self.waiting() {
-            match self.0.handle.propose(envelope, self.0.commit_wait).await {
+            let sequence = key.as_slice().try_into().map(u64::from_be_bytes);
+            if sequence.is_ok_and(|sequence| self.in_hand().contains(&sequence)) {
+                continue;
+            }
+            match self.0.handle.propose(envelope.clone(), self.0.commit_wait).await {
                 Ok(committed) => {
-                    match committed.response.refusal() {
+                    if let Some(Refusal::SequenceTooOld { .. }) = committed.response.refusal() {
+                        self.sign_again(&key, &envelope);
+                        continue;
+                    }
+                    match committed.response.refusals().next() {
                         None => tracing::info!(index = committed.index, "a waiting command was committed"),
                         Some(refusal) => tracing::warn!(%refusal, "a waiting command was refused"),
                     }
@@ -86,6 +113,27 @@ impl LiveRegistry {
         }
     }
 
+    /// A command whose sequence fell out of the registry's window is signed with a new one. If it was committed under the
+    /// old one all the same, the registry says so: `expected_revision` keeps it from happening twice.
+    fn sign_again(&self, key: &[u8], envelope: &[u8]) {
+        let Ok(old) = Envelope::from_bytes(envelope) else { return self.forget(key) };
+        match self.0.signer.seal_command(old.body) {
+            Ok(new) => {
+                let mut batch = RecordBatch::default();
+                batch.delete(PENDING, key);
+                batch.put(PENDING, &new.sequence.to_be_bytes(), &new.to_bytes());
+                if let Err(error) = self.0.records.write_blocking(batch) {
+                    tracing::error!(%error, "a waiting command cannot be signed again");
+                }
+            }
+            Err(error) => tracing::error!(%error, "a waiting command cannot be signed again"),
+        }
+    }
+
+    fn in_hand(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.0.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn waiting(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.0.records.scan(PENDING, &[], None, PENDING_MAX).unwrap_or_else(|error| {
             tracing::error!(%error, "the waiting commands cannot be read");
@@ -96,9 +144,12 @@ impl LiveRegistry {
     fn forget(&self, key: &[u8]) {
         let mut batch = RecordBatch::default();
         batch.delete(PENDING, key);
-        if let Err(error) = self.0.records.write_blocking(batch) {
-            tracing::error!(%error, "a committed command stays among the waiting ones");
-        }
+        // not waited for: after a crash it is sent once more, which changes nothing
+        self.0.records.write_then(batch, |written| {
+            if let Err(error) = written {
+                tracing::error!(%error, "a committed command stays among the waiting ones");
+            }
+        });
     }
 
     /// Writes a command to disk until a quorum has it.
@@ -111,8 +162,42 @@ impl LiveRegistry {
         let written = self.0.records.write(batch).await;
         let failed = |error: String| RegistryError::Failed(format!("the command cannot be written to disk: {error}"));
         written.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
-        self.0.waiting.notify_one();
+        self.0.pending.announce(envelope);
         Ok(())
+    }
+
+    /// Brings a command to the leader. What takes longer than a moment is kept and shown as pending meanwhile.
+    async fn bring(&self, sequence: u64, bytes: &[u8]) -> Result<Outcome, RegistryError> {
+        let mut proposal = std::pin::pin!(self.0.handle.propose(bytes.to_vec(), self.0.commit_wait));
+        let mut kept = false;
+        let proposed = match tokio::time::timeout(PENDING_AFTER, &mut proposal).await {
+            Ok(proposed) => proposed,
+            Err(_) => {
+                // a full queue is no reason to give up: the quorum may be there yet
+                kept = self.keep(sequence, bytes).await.is_ok();
+                proposal.await
+            }
+        };
+        match proposed {
+            Ok(committed) => {
+                if kept {
+                    self.forget(&sequence.to_be_bytes());
+                }
+                Ok(Outcome::Committed { index: committed.index, response: committed.response })
+            }
+            Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
+                if !kept {
+                    self.keep(sequence, bytes).await?;
+                }
+                Ok(Outcome::Pending)
+            }
+            Err(ProposeError::Rejected(error)) => {
+                if kept {
+                    self.forget(&sequence.to_be_bytes());
+                }
+                Err(RegistryError::Failed(error))
+            }
+        }
     }
 
     fn view(&self, freshness: &Freshness) -> FreshnessView {
@@ -201,26 +286,20 @@ impl Registry for LiveRegistry {
                 bytes.len()
             )));
         }
-        match self.0.handle.propose(bytes.clone(), self.0.commit_wait).await {
-            Ok(committed) => Ok(Outcome::Committed { index: committed.index, response: committed.response }),
-            Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
-                self.keep(envelope.sequence, &bytes).await?;
-                Ok(Outcome::Pending)
-            }
-            Err(ProposeError::Rejected(error)) => Err(RegistryError::Failed(error)),
-        }
+        let _in_hand = InHand::new(self, envelope.sequence);
+        self.bring(envelope.sequence, &bytes).await
     }
 
     async fn snapshot(&self) -> Result<(PathBuf, u64), RegistryError> {
         self.0.handle.snapshot().await.map_err(|error| RegistryError::Failed(error.to_string()))
     }
 
-    fn pending(&self) -> Vec<Command> {
-        let open = |bytes: &[u8]| -> Option<Command> {
-            let envelope: Envelope = consensus::codec::decode(1, bytes, ENVELOPE_BYTES_MAX).ok()?;
-            Command::from_bytes(&envelope.body).ok()
-        };
-        self.waiting().iter().filter_map(|(_, bytes)| open(bytes)).collect()
+    fn pending(&self) -> Vec<PendingView> {
+        self.0.pending.all()
+    }
+
+    fn pending_of(&self, key: &StableKey) -> Vec<PendingView> {
+        self.0.pending.of_key(key)
     }
 
     fn role_of(&self, member: MemberId) -> &'static str {
@@ -234,6 +313,25 @@ impl Registry for LiveRegistry {
         } else {
             "follower"
         }
+    }
+}
+
+/// A command whose caller waits: it is not sent again beside. Ends with the caller, who may give up.
+struct InHand<'a> {
+    door: &'a LiveRegistry,
+    sequence: u64,
+}
+
+impl<'a> InHand<'a> {
+    fn new(door: &'a LiveRegistry, sequence: u64) -> Self {
+        door.in_hand().insert(sequence);
+        Self { door, sequence }
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.door.in_hand().remove(&self.sequence);
     }
 }
 

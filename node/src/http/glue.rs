@@ -178,24 +178,27 @@ impl IdentifierPort for IdentifierService {
         Ok(IdentifierService::get(self, key, at_ms)?)
     }
 
+    fn get_or_pending(&self, key: StableKey) -> Result<IdentifierView, ApiError> {
+        Ok(IdentifierService::get_or_pending(self, key)?)
+    }
+
     fn search(&self, search: &Search, page: &PageRequest) -> Result<Page<IdentifierView>, ApiError> {
         let state = search.state.as_deref().unwrap_or("active");
+        let find = FindIdentifiers {
+            prefix: search.prefix.clone(),
+            filter: search.filter.clone(),
+            retired: state == "all",
+            only_retired: state == "retired",
+            limit: page.limit,
+            after: page.after.clone(),
+        };
         if state == "pending" {
-            let mut all = self.waiting();
-            all.sort_by(|a, b| a.cpi.cmp(&b.cpi));
-            return Ok(page.cut(all, |view| view.cpi.clone()));
+            let place = |view: &IdentifierView| format!("{}\n{}\n{:020}", view.cpi, view.owner, view.revision);
+            let mut all = self.waiting(&find)?;
+            all.sort_by_key(place);
+            return Ok(page.cut(all, place));
         }
-        let (items, next) = IdentifierService::search(
-            self,
-            &FindIdentifiers {
-                prefix: search.prefix.clone(),
-                filter: search.filter.clone(),
-                retired: state == "all",
-                only_retired: state == "retired",
-                limit: page.limit,
-                after: page.after.clone(),
-            },
-        )?;
+        let (items, next) = IdentifierService::search(self, &find)?;
         Ok(Page { items, next_page_token: next.map(|place| page.token(&place)), total: None })
     }
 

@@ -64,6 +64,8 @@ pub trait IdentifierPort: Send + Sync {
     fn resolve(&self, selector: &Selector, at_ms: Option<u64>) -> Result<ResolvedView, ApiError>;
     /// The revision that was in force at `at_ms`.
     fn get(&self, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierView, ApiError>;
+    /// What is committed under a key, or else what is pending on it.
+    fn get_or_pending(&self, key: StableKey) -> Result<IdentifierView, ApiError>;
     /// A page in the order of the texts.
     fn search(&self, search: &Search, page: &PageRequest) -> Result<Page<IdentifierView>, ApiError>;
     /// All revisions, oldest first.

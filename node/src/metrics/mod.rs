@@ -52,6 +52,13 @@ pub struct Cause {
     pub cause: &'static str,
 }
 
+/// One label with the reason of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedReason {
+    /// Why, in one word of a fixed set.
+    pub reason: &'static str,
+}
+
 /// One label with the source of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Source {
@@ -110,6 +117,8 @@ pub struct Metrics {
     pub raft_applied_index: Gauge,
     /// Identifiers by state: `active`, `retired`, `pending`.
     pub registry_ids: Family<State, Gauge>,
+    /// Statements and commands of peers that were refused, by reason.
+    pub registry_refused: Family<RefusedReason, Counter>,
     /// From a submission to its acceptance by a region, or to its end without one.
     pub negotiation_duration: Family<Outcome, Histogram>,
     /// Offers and declines received, by outcome and reason.
@@ -176,6 +185,11 @@ impl Metrics {
             raft_commit_index: register!("registry_raft_commit_index", "Raft's commit index", Gauge::default()),
             raft_applied_index: register!("registry_raft_applied_index", "The index applied here", Gauge::default()),
             registry_ids: register!("registry_ids", "Identifiers by state", Family::default()),
+            registry_refused: register!(
+                "registry_refused",
+                "Statements and commands of peers that were refused, by reason",
+                Family::default()
+            ),
             negotiation_duration: register!(
                 "negotiation_duration_seconds",
                 "From submission to acceptance by a region, or to the end without one",

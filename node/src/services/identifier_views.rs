@@ -25,9 +25,9 @@ pub struct IdentifierView {
     pub key: String,
     /// The canonical text of this revision.
     pub cpi: String,
-    /// `active`, `retired`, or `pending` (durable here, not committed yet).
+    /// `active`, `retired`, or `pending` (durable at its owner, not committed yet).
     pub state: String,
-    /// Counts from 1; 0 while pending.
+    /// Counts from 1; while pending the revision that is to be replaced, 0 for a new identifier.
     pub revision: u64,
     /// The member that owns it, as in `m7`.
     pub owner: String,
@@ -37,6 +37,18 @@ pub struct IdentifierView {
     pub index: u64,
     /// When it was committed, RFC 3339 UTC.
     pub committed_at: Option<String>,
+    /// What waits for a quorum; only where `state` is `pending`.
+    #[serde(default)]
+    pub pending: Option<PendingClaimView>,
+}
+
+/// A claim that no quorum has yet. It may come to nothing, and another member may claim the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PendingClaimView {
+    /// `register`, `revise` or `retire`.
+    pub change: String,
+    /// When this node heard of it, RFC 3339 UTC.
+    pub since: String,
 }
 
 /// What a resolution answers for one identifier.

@@ -2,14 +2,16 @@
 
 use super::dictionary::DictionaryService;
 use super::identifier_sums;
-use super::identifier_views::{IdentifierView, ResolvedView, RevisionView, StatisticsRow};
+use super::identifier_views::{IdentifierView, PendingClaimView, ResolvedView, RevisionView, StatisticsRow};
 use super::registry::{Outcome, Registry, RegistryError, rfc3339};
+use consensus::registry::pending::{Change, PendingView};
+use consensus::registry::read::normal_prefix;
 use consensus::registry::{
     Command, IdentifierRecord, IdentifierState, ItemOutcome, Refusal, Registration, RegistryReader, Response,
     SearchQuery, StatisticsDimension,
 };
 use consensus::time::Timestamp;
-use cpi::filter::{Filter, FilterError};
+use cpi::filter::{Filter, FilterError, IdentifierSource};
 use cpi::identifier::{Cpi, CpiError};
 use cpi::ids::StableKey;
 use cpi::resolve::{Status, describe};
@@ -152,19 +154,41 @@ impl IdentifierService {
         Ok((items, page.next))
     }
 
-    /// Identifiers of this member that wait for a quorum.
-    pub fn waiting(&self) -> Vec<IdentifierView> {
-        let mut out = Vec::new();
-        for command in self.registry.pending() {
-            let (texts, revision) = match command {
-                Command::Register { items, .. } => (items.into_iter().map(|item| item.text).collect(), 0),
-                Command::Revise { text, expected_revision, .. } => (vec![text], expected_revision),
-                _ => (Vec::new(), 0),
-            };
-            let parsed = texts.iter().filter_map(|text| Cpi::parse(text).ok());
-            out.extend(parsed.map(|cpi| self.pending(&cpi, revision).view));
+    /// What waits for a quorum, of all members as far as heard here, in the order of the texts.
+    ///
+    /// # Errors
+    /// [`IdentifierError::Filter`].
+    pub fn waiting(&self, find: &FindIdentifiers) -> Result<Vec<IdentifierView>, IdentifierError> {
+        let filter = find.filter.as_deref().map(Filter::parse).transpose()?;
+        let prefix = find.prefix.as_deref().map(normal_prefix);
+        let (reader, dictionary) = (self.registry.reader(), self.dictionary.current());
+        let matches = |view: &IdentifierView| {
+            prefix.as_deref().is_none_or(|prefix| view.cpi.starts_with(prefix))
+                && filter.as_ref().is_none_or(|filter| {
+                    let cpi = Cpi::parse(&view.cpi);
+                    cpi.is_ok_and(|cpi| filter.matches(&IdentifierSource { cpi: &cpi, dictionary: &dictionary }))
+                })
+        };
+        let mut views: Vec<IdentifierView> =
+            self.registry.pending().iter().map(|claim| pending_view(&reader, claim)).filter(matches).collect();
+        views.sort_by(|a, b| (&a.cpi, &a.owner, a.revision).cmp(&(&b.cpi, &b.owner, b.revision)));
+        Ok(views)
+    }
+
+    /// What is committed under a key, or else what is pending on it: of this member where it claims it, of the member with
+    /// the lowest id where not.
+    ///
+    /// # Errors
+    /// [`IdentifierError::NotFound`] where nothing is known of it.
+    pub fn get_or_pending(&self, key: StableKey) -> Result<IdentifierView, IdentifierError> {
+        let committed = self.get(key, None);
+        if committed.is_ok() {
+            return committed;
         }
-        out
+        let claims = self.registry.pending_of(&key);
+        let own = claims.iter().find(|claim| claim.issuer == self.registry.me());
+        let claim = own.or(claims.first()).ok_or(IdentifierError::NotFound { key, at_ms: None })?;
+        Ok(pending_view(&self.registry.reader(), claim))
     }
 
     /// All revisions, the oldest first.
@@ -230,7 +254,7 @@ impl IdentifierService {
         let items = vec![Registration { text: cpi.as_str().to_owned() }];
         let command = Command::Register { items, release: dictionary.release() };
         match self.registry.submit(command).await? {
-            Outcome::Pending => Ok(self.pending(&cpi, 0)),
+            Outcome::Pending => Ok(self.pending(&cpi, Change::Register, 0)),
             Outcome::Committed { response: Response::Registered(outcomes), .. } => match outcomes.into_iter().next() {
                 Some(ItemOutcome::Refused(refusal)) => Err(refusal.into()),
                 _ => self.written(cpi.stable_key()),
@@ -257,7 +281,7 @@ impl IdentifierService {
         }
         let text = cpi.as_str().to_owned();
         let command = Command::Revise { key, expected_revision, text, release: dictionary.release() };
-        self.change(key, &cpi, expected_revision, command).await
+        self.change(&cpi, Change::Revise, expected_revision, command).await
     }
 
     /// Retires an identifier.
@@ -268,40 +292,71 @@ impl IdentifierService {
         let present = record(&self.registry.reader(), key, None)?;
         let cpi = Cpi::parse(&present.text)?;
         let command = Command::Retire { key, expected_revision, successor: None };
-        self.change(key, &cpi, expected_revision, command).await
+        self.change(&cpi, Change::Retire, expected_revision, command).await
     }
 
     async fn change(
         &self,
-        key: StableKey,
         cpi: &Cpi,
+        change: Change,
         expected_revision: u64,
         command: Command,
     ) -> Result<WrittenIdentifier, IdentifierError> {
+        let key = cpi.stable_key();
         match self.registry.submit(command).await? {
-            Outcome::Pending => Ok(self.pending(cpi, expected_revision)),
-            Outcome::Committed { response: Response::Refused(refusal), .. } => Err(refusal.into()),
+            Outcome::Pending => Ok(self.pending(cpi, change, expected_revision)),
+            Outcome::Committed { response: Response::Refused(refusal), .. } => {
+                // Done before by us, so that the revision was replaced by the very same: a repeat is no conflict
+                // (RFC 9110, 13.1.1).
+                match self.done_before(cpi, change, expected_revision) {
+                    true => self.written(key),
+                    false => Err(refusal.into()),
+                }
+            }
             Outcome::Committed { .. } => self.written(key),
         }
+    }
+
+    fn done_before(&self, cpi: &Cpi, change: Change, expected_revision: u64) -> bool {
+        self.registry.reader().identifier(&cpi.stable_key()).is_some_and(|present| {
+            let retired = present.state != IdentifierState::Registered;
+            present.owner == self.registry.me()
+                && present.revision == expected_revision + 1
+                && present.text == cpi.as_str()
+                && retired == (change == Change::Retire)
+        })
     }
 
     fn written(&self, key: StableKey) -> Result<WrittenIdentifier, IdentifierError> {
         Ok(WrittenIdentifier { view: self.get(key, None)?, committed: true })
     }
 
-    fn pending(&self, cpi: &Cpi, revision: u64) -> WrittenIdentifier {
-        let me = self.registry.me();
-        let view = IdentifierView {
-            key: cpi.stable_key().to_string(),
-            cpi: cpi.as_str().to_owned(),
-            state: "pending".to_owned(),
-            revision,
-            owner: me.to_string(),
-            owner_region: region_of(&self.registry.reader(), me),
-            index: 0,
-            committed_at: None,
+    fn pending(&self, cpi: &Cpi, change: Change, expected_revision: u64) -> WrittenIdentifier {
+        let claim = PendingView {
+            key: cpi.stable_key(),
+            issuer: self.registry.me(),
+            change,
+            text: Some(cpi.as_str().to_owned()),
+            expected_revision,
+            sequence: 0,
+            since: Timestamp(jiff::Timestamp::now().as_millisecond().unsigned_abs()),
         };
-        WrittenIdentifier { view, committed: false }
+        WrittenIdentifier { view: pending_view(&self.registry.reader(), &claim), committed: false }
+    }
+}
+
+fn pending_view(reader: &RegistryReader, claim: &PendingView) -> IdentifierView {
+    let present = || reader.identifier(&claim.key).map(|record| record.text);
+    IdentifierView {
+        key: claim.key.to_string(),
+        cpi: claim.text.clone().or_else(present).unwrap_or_default(),
+        state: "pending".to_owned(),
+        revision: claim.expected_revision,
+        owner: claim.issuer.to_string(),
+        owner_region: region_of(reader, claim.issuer),
+        index: 0,
+        committed_at: None,
+        pending: Some(PendingClaimView { change: claim.change.name().to_owned(), since: rfc3339(claim.since) }),
     }
 }
 
@@ -331,5 +386,6 @@ fn view(reader: &RegistryReader, record: &IdentifierRecord) -> IdentifierView {
         owner_region: region_of(reader, record.owner),
         index: record.index,
         committed_at: Some(rfc3339(record.committed_at)),
+        pending: None,
     }
 }

@@ -4,8 +4,9 @@
 
 use super::identifier_views::{FreshnessView, RegistryStatusView};
 use async_trait::async_trait;
+use consensus::registry::pending::PendingView;
 use consensus::registry::{Command, RegistryReader, Response};
-use cpi::ids::MemberId;
+use cpi::ids::{MemberId, StableKey};
 use std::path::PathBuf;
 use tokio::sync::watch;
 
@@ -60,8 +61,10 @@ pub trait Registry: Send + Sync {
     async fn catch_up(&self) -> Result<(), RegistryError>;
     /// Signs a command as this node and brings it to the leader.
     async fn submit(&self, command: Command) -> Result<Outcome, RegistryError>;
-    /// Commands that are durable here and wait for a quorum.
-    fn pending(&self) -> Vec<Command>;
+    /// Claims on identifiers that wait for a quorum, of all members as far as heard here.
+    fn pending(&self) -> Vec<PendingView>;
+    /// Those on one identifier.
+    fn pending_of(&self, key: &StableKey) -> Vec<PendingView>;
     /// What a member's replica is: `leader`, `voter`, `learner`, `follower`.
     fn role_of(&self, member: MemberId) -> &'static str;
     /// Makes a snapshot; its folder and the last index in it.

@@ -137,12 +137,7 @@ impl ClaimRefused {
     pub fn is_wrong_by_itself(&self) -> bool {
         matches!(
             self,
-            Self::Malformed
-                | Self::Signature
-                | Self::Federation
-                | Self::Kind
-                | Self::Text { .. }
-                | Self::Author { .. }
+            Self::Malformed | Self::Signature | Self::Federation | Self::Kind | Self::Text { .. } | Self::Author { .. }
         )
     }
 

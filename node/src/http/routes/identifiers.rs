@@ -3,7 +3,7 @@
 use crate::http::extract::{Json, Path, Query};
 use crate::http::fresh::{Consistency, Fresh, etag, expected_revision};
 use crate::http::page::{Page, PageRequest};
-use crate::http::ports::{Search, Written};
+use crate::http::ports::{IdentifierPort, Search, Written};
 use crate::http::problem::ApiError;
 use crate::http::repeat::{Answer, key_of};
 use crate::http::state::AppState;
@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use cpi::ids::StableKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 /// An identifier to register or to revise to.
@@ -36,6 +37,9 @@ pub struct Nothing {}
 pub struct GetQuery {
     /// As it was at this time, RFC 3339.
     pub at: Option<String>,
+    /// Where nothing is committed under the key: what is pending on it, with `state` `pending`. Not together with `at`.
+    #[serde(default)]
+    pub pending: bool,
     /// How fresh the answer must be.
     #[param(inline)]
     #[serde(default)]
@@ -51,7 +55,8 @@ pub struct SearchQuery {
     pub prefix: Option<String>,
     /// Filter expression over identifier fields, measures and status.
     pub filter: Option<String>,
-    /// `active` (default), `retired`, `pending` or `all`.
+    /// `active` (default), `retired`, `all` (both), or `pending`: what no quorum has committed yet, of all members as far as
+    /// this node heard.
     pub state: Option<String>,
     /// Items in the page, 1 to 1000. Default 50.
     #[param(minimum = 1, maximum = 1000, default = 50)]
@@ -97,17 +102,28 @@ pub async fn scan<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.map_err(failed)?
 }
 
-fn answer_of(written: &Written, created: bool) -> Answer {
-    let status = match (written.committed, created) {
-        (false, _) => 202,
-        (true, true) => 201,
-        (true, false) => 200,
+/// Performs a write once for its `Idempotency-Key`, and answers it with the replica's freshness.
+async fn write<F: Future<Output = Result<Written, ApiError>>>(
+    state: &AppState,
+    headers: &HeaderMap,
+    scope: &str,
+    body: Value,
+    committed: StatusCode,
+    write: impl FnOnce(Arc<dyn IdentifierPort>) -> F,
+) -> Result<Response, ApiError> {
+    let service = Arc::clone(state.services().identifiers()?);
+    let perform = || async move {
+        let written = write(service).await?;
+        let status = if written.committed { committed } else { StatusCode::ACCEPTED };
+        let body = serde_json::to_value(&written.view).expect("a view has only plain fields");
+        let etag = written.view.pending.is_none().then(|| format!("\"{}\"", written.view.revision));
+        Ok(Answer { status: status.as_u16(), etag, body })
     };
-    let body = serde_json::to_value(&written.view).expect("a view has only plain fields");
-    Answer { status, etag: Some(format!("\"{}\"", written.view.revision)), body }
+    let answer = state.repeats().once(key_of(headers)?, scope, &body, perform).await?;
+    respond(answer, state)
 }
 
-fn response_of(answer: Answer, state: &AppState) -> Result<Response, ApiError> {
+fn respond(answer: Answer, state: &AppState) -> Result<Response, ApiError> {
     let status = StatusCode::from_u16(answer.status).expect("a status of ours");
     let location = answer.body["key"].as_str().map(|key| format!("/v1/identifiers/{key}"));
     let mut response = (status, Json(answer.body)).into_response();
@@ -132,13 +148,12 @@ pub async fn register(
     headers: HeaderMap,
     Json(body): Json<IdentifierText>,
 ) -> Result<Response, ApiError> {
-    let key = key_of(&headers)?;
     state.services().room()?;
-    let service = state.services().identifiers()?.clone();
     let digest = json!(body);
-    let write = || async move { Ok(answer_of(&service.register(&body.cpi).await?, true)) };
-    let answer = state.repeats().once(key, "register", &digest, write).await?;
-    response_of(answer, &state)
+    write(&state, &headers, "register", digest, StatusCode::CREATED, |service| async move {
+        service.register(&body.cpi).await
+    })
+    .await
 }
 
 /// Searches by prefix and filter, in the order of the texts.
@@ -174,10 +189,17 @@ pub async fn get(
     let (key, at) = (key(&path)?, instant("at", query.at.as_deref())?);
     query.consistency.reach(&state).await?;
     let service = state.services().identifiers()?;
-    let view = service.get(key, at)?;
-    let tag = etag(view.revision);
+    let view = match (query.pending, at) {
+        (true, Some(_)) => return Err(ApiError::parameter("pending", "expected no `at` beside it")),
+        (true, None) => service.get_or_pending(key)?,
+        (false, at) => service.get(key, at)?,
+    };
+    // what is pending is no revision that could be changed
+    let tag = view.pending.is_none().then(|| etag(view.revision));
     let mut response = Fresh(service.freshness(), Json(view)).into_response();
-    response.headers_mut().insert(header::ETAG, tag);
+    if let Some(tag) = tag {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
     Ok(response)
 }
 
@@ -195,14 +217,13 @@ pub async fn revise(
     headers: HeaderMap,
     Json(body): Json<IdentifierText>,
 ) -> Result<Response, ApiError> {
-    let (stable, repeat) = (key(&path)?, key_of(&headers)?);
-    let revision = expected_revision(&headers)?;
+    let (stable, revision) = (key(&path)?, expected_revision(&headers)?);
     state.services().room()?;
-    let service = state.services().identifiers()?.clone();
     let digest = json!([path, revision, body]);
-    let write = || async move { Ok(answer_of(&service.revise(stable, &body.cpi, revision).await?, false)) };
-    let answer = state.repeats().once(repeat, "revise", &digest, write).await?;
-    response_of(answer, &state)
+    write(&state, &headers, "revise", digest, StatusCode::OK, |service| async move {
+        service.revise(stable, &body.cpi, revision).await
+    })
+    .await
 }
 
 /// Retires an identifier; it keeps resolving, marked as retired.
@@ -218,13 +239,12 @@ pub async fn retire(
     headers: HeaderMap,
     Json(Nothing {}): Json<Nothing>,
 ) -> Result<Response, ApiError> {
-    let (stable, repeat) = (key(&path)?, key_of(&headers)?);
-    let revision = expected_revision(&headers)?;
-    let service = state.services().identifiers()?.clone();
-    let digest: Value = json!([path, revision]);
-    let write = || async move { Ok(answer_of(&service.retire(stable, revision).await?, false)) };
-    let answer = state.repeats().once(repeat, "retire", &digest, write).await?;
-    response_of(answer, &state)
+    let (stable, revision) = (key(&path)?, expected_revision(&headers)?);
+    let digest = json!([path, revision]);
+    write(&state, &headers, "retire", digest, StatusCode::OK, |service| async move {
+        service.retire(stable, revision).await
+    })
+    .await
 }
 
 /// All revisions of an identifier, oldest first.

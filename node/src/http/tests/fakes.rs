@@ -3,7 +3,9 @@
 use crate::http::page::{Page, PageRequest};
 use crate::http::ports::{IdentifierPort, Search, Selector, TaskPort, Written};
 use crate::http::problem::{ApiError, Code};
-use crate::services::identifier_views::{FreshnessView, IdentifierView, ResolvedView, RevisionView, StatisticsRow};
+use crate::services::identifier_views::{
+    FreshnessView, IdentifierView, PendingClaimView, ResolvedView, RevisionView, StatisticsRow,
+};
 use crate::services::task_views::{
     EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView,
 };
@@ -53,6 +55,23 @@ impl IdentifierPort for FakeIdentifiers {
         self.lock().get(&key).cloned().ok_or_else(|| ApiError::not_found(format!("identifier {key}")))
     }
 
+    fn get_or_pending(&self, key: StableKey) -> Result<IdentifierView, ApiError> {
+        self.get(key, None).or_else(|_| {
+            let pending = PendingClaimView { change: "register".to_owned(), since: "2026-11-24T08:00:00Z".to_owned() };
+            Ok(IdentifierView {
+                key: key.to_string(),
+                cpi: String::new(),
+                state: "pending".to_owned(),
+                revision: 0,
+                owner: "m2".to_owned(),
+                owner_region: "dalian".to_owned(),
+                index: 0,
+                committed_at: None,
+                pending: Some(pending),
+            })
+        })
+    }
+
     fn search(&self, search: &Search, page: &PageRequest) -> Result<Page<IdentifierView>, ApiError> {
         if let Some(filter) = &search.filter {
             cpi::filter::Filter::parse(filter)?;
@@ -89,6 +108,7 @@ impl IdentifierPort for FakeIdentifiers {
             owner_region: "beijing".to_owned(),
             index: 42,
             committed_at: None,
+            pending: None,
         };
         all.insert(key, view.clone());
         Ok(Written { view, committed: true })
