@@ -166,7 +166,7 @@ impl Node {
             me: membership.member,
             federation: membership.federation,
             signing_key: Arc::new(identity.signing_key().clone()),
-            records,
+            records: records.clone(),
             mesh: mesh.clone(),
             registry: registry.clone(),
             members,
@@ -200,6 +200,7 @@ impl Node {
                 signer.clone(),
                 desk,
             ))),
+            records: Some(records),
             readiness: vec![
                 Arc::new(parts::RegistryReady { registry: registry.clone(), me: membership.member }),
                 Arc::new(PlacementReady(placement.negotiation.clone())),
@@ -209,7 +210,8 @@ impl Node {
         };
         let key = ApiKey::open_or_create(&config.api_key_file())?;
         let region = config.region.name.clone();
-        let state = AppState::new(region.clone(), region.as_str(), key, config.http.clone(), metrics, services);
+        let state = AppState::new(region.clone(), region.as_str(), key, config.http.clone(), metrics, services)
+            .context("reading the answers to idempotency keys")?;
         let http = serve(state).await?;
         let published = publish(&config, &http, &mesh)?;
         tracing::info!(

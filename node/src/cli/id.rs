@@ -92,6 +92,19 @@ pub enum IdCommand {
         #[command(flatten)]
         read: ReadArgs,
     },
+    /// One identifier as the registry has it.
+    Get {
+        /// The stable key.
+        key: String,
+        /// As it was at this time, RFC 3339.
+        #[arg(long, value_name = "TIME", conflicts_with = "pending")]
+        at: Option<String>,
+        /// Where nothing is committed: what is pending on it.
+        #[arg(long)]
+        pending: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
     /// Searches by prefix and filter.
     #[command(
         after_help = "Examples:\n  causeway id search --filter 'chip.kind = GPU and fp16_tflops >= 900'\n  causeway id search --prefix X9111 --all -o name"
@@ -103,7 +116,7 @@ pub enum IdCommand {
         /// Filter expression.
         #[arg(long, value_name = "EXPR")]
         filter: Option<String>,
-        /// `active`, `retired` or `pending`.
+        /// `active`, `retired`, `all` (both), or `pending`: what no quorum has committed yet, of all members.
         #[arg(long)]
         state: Option<String>,
         #[command(flatten)]
@@ -184,6 +197,7 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
             output.one(&answer, COLUMNS, "key")?;
             if answer["state"] == "pending" {
                 output.say("accepted here and durable; it is committed once the registry has a quorum");
+                output.say("what waits: causeway id search --state pending");
             }
             output.next(format!("causeway id resolve {}", answer["key"].as_str().unwrap_or("KEY")));
         }
@@ -215,6 +229,12 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
             }
             let answer = client.post("/v1/identifiers:resolve", body).await?;
             describe(context, &answer)?;
+        }
+        IdCommand::Get { key, at, pending, read } => {
+            let pending = pending.then(|| "true".to_owned());
+            let query = vec![("at", at), ("pending", pending), ("consistency", read.consistency)];
+            let answer = client.get(&format!("/v1/identifiers/{}", encode(&key)), query).await?;
+            output.one(&answer, COLUMNS, "key")?;
         }
         IdCommand::Search { prefix, filter, state, list, read } => {
             let mut query = list.query();

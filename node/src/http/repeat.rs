@@ -1,18 +1,28 @@
 //! Idempotency keys of writes that have no durable record of their own: the first answer is repeated.
 //!
 //! Tasks keep their keys on disk with the task. The writes here are commands of the registry, which refuses a second
-//! effect by itself (`expected_revision`); what is kept here is the first answer, in memory and bounded.
+//! effect by itself (`expected_revision`); what is kept here is the first answer, on disk before it is given, and bounded.
+//! A crash between the effect and its answer leaves no answer here: the repeat is then performed again, and comes to the
+//! same, because the service takes what it finds done by this member already for success.
 
 use super::problem::{ApiError, Code};
 use axum::http::HeaderMap;
+use consensus::codec;
+use consensus::store::{RecordBatch, Records, StoreError, Table};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Keys remembered at most; the oldest is forgotten first.
 const KEYS_MAX: usize = 20_000;
+/// Answers by the digest of scope and key.
+const ANSWERS: Table = Table(b'r');
+/// Format version of a row: when (ms since 1970), scope and key, the body's digest, status, ETag, the answer's body.
+const ROW_VERSION: u8 = 1;
+/// The largest row.
+const ROW_BYTES_MAX: usize = 1 << 20;
 /// Characters of a key.
 const KEY_CHARS_MAX: usize = 128;
 
@@ -35,12 +45,14 @@ enum Entry {
 #[derive(Default)]
 struct Book {
     entries: BTreeMap<String, Entry>,
-    order: VecDeque<(Instant, String)>,
+    /// When each was used first, in ms since 1970, the oldest in front.
+    order: VecDeque<(u64, String)>,
 }
 
 /// Remembers answers by key.
 pub struct Repeats {
     ttl: Duration,
+    records: Option<Records>,
     book: Mutex<Book>,
 }
 
@@ -57,9 +69,28 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 impl Repeats {
-    /// Remembers for `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, book: Mutex::new(Book::default()) }
+    /// Remembers for `ttl`, beyond a restart where there are `records`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the rows cannot be read.
+    pub fn open(ttl: Duration, records: Option<Records>) -> Result<Self, StoreError> {
+        let mut rows = Vec::new();
+        if let Some(records) = &records {
+            for (_, row) in records.scan(ANSWERS, &[], None, KEYS_MAX)? {
+                match codec::decode::<Row>(ROW_VERSION, &row, ROW_BYTES_MAX) {
+                    Ok(row) => rows.push(row),
+                    Err(error) => tracing::warn!(%error, "the answer to an idempotency key cannot be read"),
+                }
+            }
+        }
+        rows.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let mut book = Book::default();
+        for (at, name, digest, status, etag, body) in rows {
+            let Ok(body) = serde_json::from_str(&body) else { continue };
+            book.entries.insert(name.clone(), Entry::Answered(digest, Answer { status, etag, body }));
+            book.order.push_back((at, name));
+        }
+        Ok(Self { ttl, records, book: Mutex::new(book) })
     }
 
     /// Performs `write`, or repeats the first answer that `key` got in `scope`. Refusals are not remembered.
@@ -82,6 +113,7 @@ impl Repeats {
         }
         let pending = Pending { repeats: self, name: &name };
         let answer = write().await?;
+        self.keep(&name, digest, &answer).await?;
         self.lock().entries.insert(name.clone(), Entry::Answered(digest, answer.clone()));
         std::mem::forget(pending);
         Ok(answer)
@@ -91,14 +123,31 @@ impl Repeats {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes an answer to disk, before anybody is told it.
+    async fn keep(&self, name: &str, digest: [u8; 32], answer: &Answer) -> Result<(), ApiError> {
+        let Some(records) = &self.records else { return Ok(()) };
+        let row: Row = (now_ms(), name.to_owned(), digest, answer.status, answer.etag.clone(), answer.body.to_string());
+        let mut batch = RecordBatch::default();
+        batch.put(ANSWERS, &place(name), &codec::encode(ROW_VERSION, &row).expect("plain fields"));
+        let failed = |error: String| ApiError::new(Code::DiskFull, format!("the answer cannot be kept: {error}"));
+        let written = records.write(batch).await.map_err(|error| failed(error.to_string()))?;
+        written.map_err(|error| failed(error.to_string()))
+    }
+
     fn begin(&self, name: &str, digest: [u8; 32]) -> Result<Option<Answer>, ApiError> {
         let mut book = self.lock();
-        let now = Instant::now();
+        let now = now_ms();
+        let mut forgotten = RecordBatch::default();
         while let Some((at, oldest)) = book.order.front().cloned()
-            && (now.duration_since(at) > self.ttl || book.order.len() >= KEYS_MAX)
+            && (u128::from(now.saturating_sub(at)) >= self.ttl.as_millis() || book.order.len() >= KEYS_MAX)
         {
             book.order.pop_front();
             book.entries.remove(&oldest);
+            forgotten.delete(ANSWERS, &place(&oldest));
+        }
+        if let Some(records) = self.records.as_ref().filter(|_| !forgotten.is_empty()) {
+            // not waited for: what comes back after a crash is forgotten again
+            drop(records.write(forgotten));
         }
         match book.entries.get(name) {
             Some(Entry::Answered(known, answer)) if *known == digest => return Ok(Some(answer.clone())),
@@ -117,6 +166,17 @@ impl Repeats {
         book.order.push_back((now, name.to_owned()));
         Ok(None)
     }
+}
+
+/// A row, in the order of [`ROW_VERSION`].
+type Row = (u64, String, [u8; 32], u16, Option<String>, String);
+
+fn place(name: &str) -> [u8; 32] {
+    Sha256::digest(name.as_bytes()).into()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Forgets a key whose write failed or was dropped.
@@ -144,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_answer_is_repeated_and_another_body_refused() {
-        let repeats = Repeats::new(Duration::from_secs(60));
+        let repeats = Repeats::open(Duration::from_secs(60), None).expect("in memory");
         let key = || Some("k".to_owned());
         assert_eq!(repeats.once(key(), "a", &json!(1), || async { answer(1) }).await.expect("first").body, 1);
         assert_eq!(repeats.once(key(), "a", &json!(1), || async { answer(2) }).await.expect("again").body, 1);
@@ -155,10 +215,45 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_write_may_be_tried_again() {
-        let repeats = Repeats::new(Duration::from_secs(60));
+        let repeats = Repeats::open(Duration::from_secs(60), None).expect("in memory");
         let key = || Some("k".to_owned());
         let refused = || async { Err(ApiError::new(Code::Unavailable, "no quorum")) };
         assert!(repeats.once(key(), "a", &json!(1), refused).await.is_err());
         assert_eq!(repeats.once(key(), "a", &json!(1), || async { answer(2) }).await.expect("again").body, 2);
+    }
+
+    #[tokio::test]
+    async fn a_repeat_after_a_restart_gets_the_first_answer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ttl = Duration::from_secs(60);
+        let key = || Some("k".to_owned());
+        let first = Answer { status: 202, etag: Some("\"3\"".to_owned()), body: json!({ "key": "x" }) };
+        {
+            let records = Records::open(folder.path()).expect("opens");
+            let repeats = Repeats::open(ttl, Some(records)).expect("opens");
+            let write = || async { Ok(first.clone()) };
+            assert_eq!(repeats.once(key(), "a", &json!(1), write).await.expect("first"), first);
+            assert!(
+                repeats
+                    .once(Some("refused".to_owned()), "a", &json!(1), || async {
+                        Err(ApiError::new(Code::Unavailable, "no quorum"))
+                    })
+                    .await
+                    .is_err()
+            );
+        }
+        let records = Records::open(folder.path()).expect("opens again");
+        let repeats = Repeats::open(ttl, Some(records.clone())).expect("opens");
+        assert_eq!(repeats.once(key(), "a", &json!(1), || async { answer(9) }).await.expect("again"), first);
+        let other = repeats.once(key(), "a", &json!(2), || async { answer(9) }).await.expect_err("another body");
+        assert_eq!(other.code, Code::IdempotencyMismatch);
+        let tried = repeats.once(Some("refused".to_owned()), "a", &json!(1), || async { answer(5) }).await;
+        assert_eq!(tried.expect("a refusal is not remembered").body, 5);
+
+        // an old one is forgotten, here and on disk
+        let short = Repeats::open(Duration::ZERO, Some(records.clone())).expect("opens");
+        assert_eq!(short.once(key(), "a", &json!(1), || async { answer(7) }).await.expect("a new request").body, 7);
+        let rows = records.scan(ANSWERS, &[], None, 10).expect("reads");
+        assert_eq!(rows.len(), 1, "the other was forgotten with it");
     }
 }

@@ -11,6 +11,7 @@ use crate::config::HttpConfig;
 use crate::metrics::Metrics;
 use crate::services::disk::DiskRoom;
 use axum::http::HeaderValue;
+use consensus::store::{Records, StoreError};
 use cpi::dictionary::Dictionary;
 use cpi::ids::RegionName;
 use governor::{DefaultDirectRateLimiter, Quota};
@@ -40,6 +41,8 @@ pub struct Services {
     pub adapters: Option<Arc<dyn AdapterPort>>,
     /// Tasks.
     pub tasks: Option<Arc<dyn TaskPort>>,
+    /// Where answers to idempotency keys are kept; without it in memory only.
+    pub records: Option<Records>,
     /// What must hold for the node to be ready.
     pub readiness: Vec<Arc<dyn ReadinessCheck>>,
     /// The disk that writes go to.
@@ -112,6 +115,9 @@ struct Inner {
 
 impl AppState {
     /// A state for the node of `region`; `node` names the process in `X-Source-Node`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the answers to idempotency keys cannot be read.
     pub fn new(
         region: RegionName,
         node: &str,
@@ -119,11 +125,11 @@ impl AppState {
         limits: HttpConfig,
         metrics: Arc<Metrics>,
         services: Services,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
         let rate = NonZeroU32::new(limits.writes_per_second.max(1)).expect("at least one");
         let streams = limits.streams_max;
-        let idempotency_ttl = Duration::from_secs(limits.idempotency_ttl_s);
-        Self(Arc::new(Inner {
+        let repeats = Repeats::open(Duration::from_secs(limits.idempotency_ttl_s), services.records.clone())?;
+        Ok(Self(Arc::new(Inner {
             source_node: HeaderValue::from_str(node).unwrap_or_else(|_| HeaderValue::from_static("node")),
             region,
             key,
@@ -132,12 +138,12 @@ impl AppState {
             services,
             in_flight: AtomicUsize::new(0),
             streams: Arc::new(Semaphore::new(streams)),
-            repeats: Repeats::new(idempotency_ttl),
+            repeats,
             writes: DefaultDirectRateLimiter::direct(Quota::per_second(rate)),
             routes: OnceLock::new(),
             document: OnceLock::new(),
             unmatched: Arc::new("unmatched".to_owned()),
-        }))
+        })))
     }
 
     /// The region that answers.

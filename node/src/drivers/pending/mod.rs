@@ -5,6 +5,8 @@
 
 mod desk;
 mod repair;
+#[cfg(test)]
+mod tests;
 
 pub use desk::{PendingDesk, PendingParts};
 pub use repair::RepairDesk;

@@ -17,6 +17,7 @@ const KEY: &str = "cwk_0123456789abcdef0123456789abcdef";
 fn state_with(limits: HttpConfig) -> AppState {
     let region = "beijing".parse().expect("a region");
     AppState::new(region, "m1", auth::ApiKey::of(KEY), limits, Arc::new(Metrics::new()), Services::default())
+        .expect("in memory")
 }
 
 fn state() -> AppState {

@@ -36,7 +36,8 @@ fn node_with(limits: HttpConfig) -> Node {
         ..Services::default()
     };
     let region = "beijing".parse().expect("a region");
-    let state = AppState::new(region, "m1", auth::ApiKey::of(KEY), limits, Arc::new(Metrics::new()), services);
+    let state = AppState::new(region, "m1", auth::ApiKey::of(KEY), limits, Arc::new(Metrics::new()), services)
+        .expect("in memory");
     Node { state, tasks, task, _folder: folder }
 }
 
