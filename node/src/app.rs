@@ -26,7 +26,7 @@ use crate::http::auth::ApiKey;
 use crate::http::glue::{Dictionaries, RegistryDoor};
 use crate::http::{AppState, HttpServer, NodeFile, Published, Services, serve};
 use crate::identity::{Identity, Signer};
-use crate::join::{AdmissionDesk, Membership};
+use crate::join::{AdmissionDesk, Approvals, Membership};
 use crate::mesh::{
     BulkHandler, FrameHandler, GossipHandler, Handlers, JoinHandler, Late, Mesh, MeshConfig, MeshHandle, MeshSettings,
     StreamClass,
@@ -132,6 +132,9 @@ impl Node {
             parts::wall,
         ));
         late.join.set(desk.clone());
+        let approvals = Arc::new(Approvals::new(desk, mesh.clone()));
+        late.registry.serve_admission(approvals.clone());
+        tasks.spawn(approvals.clone().run(stop.clone()));
 
         let metrics = Arc::new(Metrics::new());
         parts::watch_mesh(&metrics, &mesh);
@@ -198,7 +201,7 @@ impl Node {
                 registry.clone(),
                 mesh.clone(),
                 signer.clone(),
-                desk,
+                approvals,
             ))),
             records: Some(records),
             readiness: vec![

@@ -36,8 +36,16 @@ pub struct Admission {
     pub enterprises: Vec<String>,
     /// The joiner's signed request ([`StatementKind::JoinRequest`]): proves that it has both keys and wants this place.
     pub request: Vec<u8>,
-    /// Envelopes of [`StatementKind::Approval`] over the same request by other members.
+    /// Envelopes of [`StatementKind::Approval`] over [`Admission::approval_of`] by other members.
     pub approvals: Vec<Vec<u8>>,
+}
+
+impl Admission {
+    /// What an approval signs: the joiner's request, and the enterprise codes that it is to be admitted with.
+    pub fn approval_of(request: &[u8], enterprises: &[String]) -> [u8; 32] {
+        let body = codec::encode(VERSION, &(request, enterprises)).expect("plain fields");
+        cpi::ids::ContentDigest::of(&body).0
+    }
 }
 
 /// What a joiner signs with its signing key ([`StatementKind::JoinRequest`]) before anybody admits it.

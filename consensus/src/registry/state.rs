@@ -358,7 +358,7 @@ impl Act<'_, '_> {
     fn check_approvals(&self, admission: &Admission) -> Result<(), Refusal> {
         let policy: FederationPolicy = load(self.kv, keys::POLICY).unwrap_or_default();
         let need = u64::from(policy.admission_approvals).min(self.summary.active_members);
-        let digest = cpi::ids::ContentDigest::of(&admission.request).0;
+        let digest = Admission::approval_of(&admission.request, &admission.enterprises);
         let mut approving = BTreeSet::from([self.signer.member]);
         for approval in admission.approvals.iter().take(64) {
             let Ok(envelope) = Envelope::open(approval, StatementKind::Approval, &self.summary.federation) else {

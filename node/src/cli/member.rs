@@ -19,6 +19,14 @@ const COLUMNS: &[Column] = &[
     column("SEEN", "last_seen", Kind::Age),
     wide("ENTERPRISES", "enterprise_codes|enterprises", Kind::Text),
     wide("ADDRESSES", "addresses", Kind::Text),
+    wide("APPROVALS", "approvals.have", Kind::Text),
+    wide("OF", "approvals.need", Kind::Text),
+];
+
+const POLICY: &[Column] = &[
+    column("ADMISSION APPROVALS", "admission_approvals", Kind::Text),
+    column("VOTERS", "voters", Kind::Text),
+    column("REVISION", "revision", Kind::Text),
 ];
 
 /// Verbs of members.
@@ -26,6 +34,9 @@ const COLUMNS: &[Column] = &[
 pub enum MemberCommand {
     /// All members, with the round trips measured from this node.
     List {
+        /// Only regions that asked to join and wait for approval, at any member.
+        #[arg(long)]
+        pending: bool,
         #[command(flatten)]
         list: ListArgs,
     },
@@ -53,10 +64,21 @@ pub enum MemberCommand {
     },
     /// Joins the federation that a token invites to. Run it on the new region's machine, before its node.
     Join(super::daemon::JoinArgs),
-    /// Admits a region that asked to join with an invitation.
+    /// Approves a region that asked to join with an invitation. Where the policy wants several approvals, each of so many
+    /// members does this at its own node.
     Approve {
         /// Member id or region.
         member: String,
+    },
+    /// What all members agreed on; with an option, changes it.
+    #[command(after_help = "Example:\n  causeway member policy --admission-approvals 2")]
+    Policy {
+        /// Members that must approve an admission, 1 to 64. The invitation is the inviter's approval.
+        #[arg(long, value_name = "N")]
+        admission_approvals: Option<u32>,
+        /// Voters of the registry: 1, 3, 5 or 7.
+        #[arg(long, value_name = "N")]
+        voters: Option<u32>,
     },
     /// Suspends a member: its region gets no new work and may not write.
     Suspend {
@@ -92,8 +114,10 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
     let client = context.client()?;
     let output = &context.output;
     match command {
-        MemberCommand::List { list } => {
-            let page = client.list("/v1/members", list.query(), list.all).await?;
+        MemberCommand::List { pending, list } => {
+            let mut query = list.query();
+            query.push(("state", pending.then(|| "waiting".to_owned())));
+            let page = client.list("/v1/members", query, list.all).await?;
             output.list(&page, COLUMNS, "id")?;
         }
         MemberCommand::Get { member } => {
@@ -117,6 +141,16 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
         }
         MemberCommand::Join(arguments) => return super::daemon::join_async(&arguments, context).await,
         MemberCommand::Approve { member } => act(context, &client, &member, "approve", None).await?,
+        MemberCommand::Policy { admission_approvals, voters } => {
+            let answer = if admission_approvals.is_none() && voters.is_none() {
+                client.get("/v1/policy", Vec::new()).await?
+            } else {
+                let body = json!({ "admission_approvals": admission_approvals, "voters": voters });
+                let extra = super::client::Extra { body: Some(body), ..super::client::Extra::default() };
+                client.call(reqwest::Method::PATCH, "/v1/policy", extra).await?
+            };
+            output.one(&answer, POLICY, "revision")?;
+        }
         MemberCommand::Resume { member } => act(context, &client, &member, "resume", None).await?,
         MemberCommand::Suspend { member, reason, yes } => {
             confirm(&format!("suspend {member}"), yes)?;

@@ -65,6 +65,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(members::ring))
         .routes(routes!(members::invite))
         .routes(routes!(members::approve))
+        .routes(routes!(members::policy, members::set_policy))
         .routes(routes!(members::suspend))
         .routes(routes!(members::resume))
         .routes(routes!(members::expel))

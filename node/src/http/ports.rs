@@ -8,7 +8,9 @@ use super::problem::ApiError;
 use crate::services::identifier_views::{
     FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
-use crate::services::member_views::{AdapterView, InvitationView, InviteRequest, MemberView};
+use crate::services::member_views::{
+    AdapterView, InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView,
+};
 use crate::services::pool_views::{InventoryView, PoolView};
 use crate::services::task_views::{
     EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView,
@@ -109,7 +111,11 @@ pub trait MemberPort: Send + Sync {
     fn list(&self) -> Vec<MemberView>;
     /// Makes an invitation.
     async fn invite(&self, request: &InviteRequest) -> Result<InvitationView, ApiError>;
-    /// Admits a region that asked to join.
+    /// What all members agreed on.
+    fn policy(&self) -> PolicyView;
+    /// Changes it.
+    async fn set_policy(&self, request: &PolicyRequest) -> Result<PolicyView, ApiError>;
+    /// Approves a region that asked to join, here or at another member; admits it with the last approval needed.
     async fn approve(&self, id: &str) -> Result<MemberView, ApiError>;
     /// Suspends.
     async fn suspend(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;

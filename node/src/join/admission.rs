@@ -1,5 +1,6 @@
 //! The member's side: makes invitations, answers joiners, gathers approvals, and puts admissions before the registry.
 
+use super::approvals::WaitingJoin;
 use super::invitation::Token;
 use super::joiner::check_request;
 use super::message::{Answer, Ask};
@@ -8,11 +9,11 @@ use crate::identity::Signer;
 use crate::mesh::{JoinHandler, JoinPeer};
 use async_trait::async_trait;
 use bytes::Bytes;
-use consensus::envelope::{Envelope, StatementKind};
+use consensus::envelope::{Envelope, Federation, StatementKind};
 use consensus::registry::command::JoinRequest;
 use consensus::registry::{Admission, Command, Genesis, MemberRecord, Refusal, RegistryReader, Response, Standing};
 use consensus::time::Timestamp;
-use cpi::ids::{ContentDigest, MemberId, RegionName};
+use cpi::ids::{MemberId, RegionName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,8 @@ const WAITING_MAX: usize = 256;
 const APPROVALS_MAX: usize = 64;
 /// An admission is given this long to commit before the joiner is told to ask again.
 const COMMIT_WAIT: Duration = Duration::from_secs(8);
+/// Wait for the replica here to see an admission that was committed.
+const SEEN_WAIT: Duration = Duration::from_secs(5);
 /// How long an invitation may be good, in seconds.
 const TTL_S: std::ops::RangeInclusive<u64> = 60..=2_592_000;
 
@@ -138,16 +141,60 @@ impl AdmissionDesk {
                 city: waiting.body.place.city.clone(),
                 country: waiting.body.place.country.clone(),
                 enterprises: waiting.token.invitation.enterprises.clone(),
-                have: count(waiting, None),
+                have: self.have(waiting),
                 need,
             })
             .collect()
     }
 
-    /// The signed request of a region that waits here: what other members approve.
-    pub fn waiting_request(&self, region: &RegionName) -> Option<Vec<u8>> {
+    /// The same as other members are told of it.
+    pub(super) fn waiting_joins(&self) -> Vec<WaitingJoin> {
+        let need = self.approvals_needed();
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(region).map(|waiting| waiting.request.clone())
+        let join = |waiting: &Waiting| WaitingJoin {
+            request: waiting.request.clone(),
+            enterprises: waiting.token.invitation.enterprises.clone(),
+            have: self.have(waiting),
+            need,
+        };
+        waiting.values().map(join).collect()
+    }
+
+    /// The federation that is joined.
+    pub(super) fn federation(&self) -> Federation {
+        self.signer.federation()
+    }
+
+    /// Signs an approval as this member.
+    pub(super) fn sign_approval(&self, digest: [u8; 32]) -> Envelope {
+        self.signer.seal(StatementKind::Approval, digest.to_vec())
+    }
+
+    /// A member that was admitted at another desk, once the replica here has it.
+    pub(super) async fn member(&self, member: MemberId) -> Option<MemberRecord> {
+        let patience = tokio::time::Instant::now() + SEEN_WAIT;
+        loop {
+            let record = self.registry.reader().member(member);
+            if record.is_some() || tokio::time::Instant::now() > patience {
+                return record;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Admits the join of `region` if it has its approvals; the new member, or `None` while more are needed.
+    pub(super) async fn admit(&self, region: &RegionName) -> Result<Option<MemberId>, String> {
+        match self.try_admit(region).await {
+            Some(Answer::Admitted { member, .. }) => Ok(Some(member)),
+            Some(Answer::Waiting { .. }) | None => Ok(None),
+            Some(Answer::Refused { reason } | Answer::Unavailable { reason }) => Err(reason),
+        }
+    }
+
+    /// The invitation is the inviter's approval. Without it the desk proposes, but does not approve by itself.
+    fn have(&self, waiting: &Waiting) -> u32 {
+        let own = self.signer.public_key();
+        count(waiting, (waiting.token.signing_key == own).then_some(own))
     }
 
     /// Approves the join of `region` for this member, and admits it if that was the last approval needed.
@@ -159,9 +206,9 @@ impl AdmissionDesk {
         let name: RegionName = region.parse().map_err(|_| not_waiting())?;
         let digest = {
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            ContentDigest::of(&waiting.get(&name).ok_or_else(not_waiting)?.request).0
+            waiting.get(&name).ok_or_else(not_waiting)?.approval_digest()
         };
-        let approval = self.signer.seal(StatementKind::Approval, digest.to_vec());
+        let approval = self.sign_approval(digest);
         self.add_approval(&name, &approval);
         match self.try_admit(&name).await {
             Some(Answer::Admitted { member, .. }) => Ok(self.registry.reader().member(member)),
@@ -177,7 +224,7 @@ impl AdmissionDesk {
         let Some(waiting) = waiting.get_mut(region) else { return false };
         let counts = by.is_some_and(|by| by.standing == Standing::Active)
             && approval.verify(StatementKind::Approval, &self.signer.federation()).is_ok()
-            && approval.body == ContentDigest::of(&waiting.request).0
+            && approval.body == waiting.approval_digest()
             && waiting.approvals.len() < APPROVALS_MAX;
         if counts {
             waiting.approvals.insert(approval.key, approval.to_bytes());
@@ -257,15 +304,12 @@ impl AdmissionDesk {
     }
 
     /// Puts a waiting join before the registry if it has its approvals; `None` if none of that region waits.
-    async fn try_admit(&self, region: &RegionName) -> Option<Answer> {
+    pub(super) async fn try_admit(&self, region: &RegionName) -> Option<Answer> {
         let need = self.approvals_needed();
         let (admission, keys) = {
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let waiting = waiting.get(region)?;
-            let own = self.signer.public_key();
-            // The invitation is the inviter's approval. Without it the desk proposes, but does not approve by itself.
-            let approving = if waiting.token.signing_key == own { Some(own) } else { None };
-            let have = count(waiting, approving);
+            let have = self.have(waiting);
             if have < need {
                 return Some(Answer::Waiting { have, need });
             }
@@ -303,6 +347,10 @@ impl AdmissionDesk {
 }
 
 impl Waiting {
+    fn approval_digest(&self) -> [u8; 32] {
+        Admission::approval_of(&self.request, &self.token.invitation.enterprises)
+    }
+
     fn admission(&self) -> Admission {
         Admission {
             invitation_nonce: self.body.invitation_nonce,

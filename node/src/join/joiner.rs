@@ -143,17 +143,23 @@ pub(super) fn check_request(
     token: &Token,
     connection_key: &[u8; 32],
 ) -> Result<(JoinRequest, [u8; 32]), InvitationError> {
-    let federation = token.invitation.federation;
     let wrong = InvitationError::Request;
-    let envelope = Envelope::open(bytes, StatementKind::JoinRequest, &federation)
-        .map_err(|_| wrong("its signature does not hold"))?;
-    let request = JoinRequest::from_bytes(&envelope.body).map_err(|_| wrong("it cannot be read"))?;
+    let (request, signing_key) = check_proofs(bytes, &token.invitation.federation)?;
     if request.transport_key != *connection_key {
         return Err(wrong("it names another transport key than the connection proved"));
     }
     if request.invitation_nonce != token.invitation.nonce {
         return Err(wrong("it answers another invitation"));
     }
+    Ok((request, signing_key))
+}
+
+/// A request whose signer has both keys; whose invitation it answers is not looked at.
+pub(super) fn check_proofs(bytes: &[u8], federation: &Federation) -> Result<(JoinRequest, [u8; 32]), InvitationError> {
+    let wrong = InvitationError::Request;
+    let envelope = Envelope::open(bytes, StatementKind::JoinRequest, federation)
+        .map_err(|_| wrong("its signature does not hold"))?;
+    let request = JoinRequest::from_bytes(&envelope.body).map_err(|_| wrong("it cannot be read"))?;
     let claim = JoinRequest::transport_claim(&envelope.key, &request.invitation_nonce);
     let proven = ed25519_dalek::VerifyingKey::from_bytes(&request.transport_key)
         .ok()

@@ -12,7 +12,7 @@ use consensus::registry::{
 };
 use consensus::store::Records;
 use consensus::time::Timestamp;
-use cpi::ids::{ContentDigest, MemberId};
+use cpi::ids::MemberId;
 use cpi::resource::RegionPlace;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -229,14 +229,18 @@ async fn more_than_one_must_approve_where_the_policy_says_so() {
 
     // A second member approves exactly this request, by its own key.
     let dalian = Identity::load(&folders[0].path().join("keys")).expect("made by join");
-    let request = founder.desk.waiting_request(&"jinhua".parse().expect("a name")).expect("waiting");
+    let waiting = founder.desk.waiting_joins().remove(0);
+    assert_eq!((waiting.have, waiting.need), (1, 2));
+    let digest = consensus::registry::Admission::approval_of(&waiting.request, &waiting.enterprises);
+    let fewer = consensus::registry::Admission::approval_of(&waiting.request, &[]);
     let federation = founder.registry.federation;
     let approve = |body: Vec<u8>| {
         consensus::envelope::Envelope::seal(StatementKind::Approval, federation, dalian.signing_key(), 0, body)
     };
     let region = "jinhua".parse().expect("a name");
     assert!(!founder.desk.add_approval(&region, &approve(vec![0; 32])), "of something else");
-    assert!(founder.desk.add_approval(&region, &approve(ContentDigest::of(&request).0.to_vec())));
+    assert!(!founder.desk.add_approval(&region, &approve(fewer.to_vec())), "of other enterprises");
+    assert!(founder.desk.add_approval(&region, &approve(digest.to_vec())));
     let joined = try_join(folders[1].path(), &token, "jinhua", PATIENCE).await.expect("two approve");
     assert_eq!(joined.member, MemberId(3));
     assert!(founder.desk.pending().is_empty());

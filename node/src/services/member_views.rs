@@ -35,6 +35,41 @@ pub struct MemberView {
     pub admitted_at: Option<String>,
     /// Its place in the ring, from 0, by the hash of its id.
     pub ring_position: Option<u32>,
+    /// Where it waits: how many members approve, and how many must.
+    #[serde(default)]
+    pub approvals: Option<ApprovalsView>,
+}
+
+/// Approvals of somebody who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApprovalsView {
+    /// Members that approve; the invitation is the inviter's approval.
+    pub have: u32,
+    /// Members that must.
+    pub need: u32,
+}
+
+/// What all members agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyView {
+    /// Members that must approve an admission.
+    pub admission_approvals: u32,
+    /// Voters of the registry.
+    pub voters: u32,
+    /// Grows with each change; 0 while it is the default.
+    pub revision: u64,
+}
+
+/// What is to change of the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRequest {
+    /// Members that must approve an admission, 1 to 64; no more than are active are asked.
+    #[serde(default)]
+    pub admission_approvals: Option<u32>,
+    /// Voters of the registry: 1, 3, 5 or 7.
+    #[serde(default)]
+    pub voters: Option<u32>,
 }
 
 /// What an invitation is for.

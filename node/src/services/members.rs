@@ -1,14 +1,14 @@
 //! Members: who is in, how they are reached, and how somebody gets in or out.
 
-use super::member_views::{InvitationView, InviteRequest, MemberView};
+use super::member_views::{ApprovalsView, InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
 use crate::http::ports::MemberPort;
 use crate::http::{ApiError, Code};
 use crate::identity::Signer;
-use crate::join::{AdmissionDesk, AdmissionRegistry, ApproveError, InviteError, PendingJoin};
+use crate::join::{AdmissionRegistry, Approvals, ApproveError, InviteError, PendingJoin};
 use crate::mesh::{MeshHandle, PeerView};
 use async_trait::async_trait;
 use consensus::raft::{RegistryHandle, RegistryStatus, Role};
-use consensus::registry::{Command, MemberRecord, RegistryReader, Response, Standing};
+use consensus::registry::{Command, FederationPolicy, MemberRecord, RegistryReader, Response, Standing};
 use consensus::time::Timestamp;
 use cpi::ids::{ContentDigest, MemberId, RegionName};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub struct MemberService {
     registry: RegistryHandle,
     mesh: MeshHandle,
     signer: Signer,
-    desk: Arc<AdmissionDesk>,
+    approvals: Arc<Approvals>,
 }
 
 impl MemberService {
@@ -47,9 +47,9 @@ impl MemberService {
         registry: RegistryHandle,
         mesh: MeshHandle,
         signer: Signer,
-        desk: Arc<AdmissionDesk>,
+        approvals: Arc<Approvals>,
     ) -> Self {
-        Self { me, registry, mesh, signer, desk }
+        Self { me, registry, mesh, signer, approvals }
     }
 
     fn view(&self, record: &MemberRecord, seen: &Seen) -> MemberView {
@@ -74,6 +74,7 @@ impl MemberService {
             last_seen: peer.and_then(|peer| ago(peer.last_seen_ms?)),
             admitted_at: at(record.admitted_at),
             ring_position: seen.ring.iter().position(|member| *member == record.member).map(|at| at as u32),
+            approvals: None,
         }
     }
 
@@ -178,6 +179,7 @@ fn waiting_view(join: PendingJoin) -> MemberView {
         last_seen: None,
         admitted_at: None,
         ring_position: None,
+        approvals: Some(ApprovalsView { have: join.have, need: join.need }),
     }
 }
 
@@ -187,13 +189,13 @@ impl MemberPort for MemberService {
         let records = self.registry.reader().members();
         let seen = self.seen(&records);
         let mut views: Vec<MemberView> = records.iter().map(|record| self.view(record, &seen)).collect();
-        views.extend(self.desk.pending().into_iter().map(waiting_view));
+        views.extend(self.approvals.pending().into_iter().map(waiting_view));
         views
     }
 
     async fn invite(&self, request: &InviteRequest) -> Result<InvitationView, ApiError> {
         let ttl_s = request.ttl_s.unwrap_or(INVITATION_TTL_S);
-        let made = self.desk.invite(request.region.as_deref(), &request.enterprises, ttl_s, None);
+        let made = self.approvals.desk().invite(request.region.as_deref(), &request.enterprises, ttl_s, None);
         let (token, expires_at) = made.map_err(|error| {
             let InviteError::Invalid { field, .. } = &error;
             ApiError::field(crate::http::FieldError::new(*field, error.to_string()))
@@ -201,15 +203,39 @@ impl MemberPort for MemberService {
         Ok(InvitationView { token, expires_at: at(expires_at).unwrap_or_default() })
     }
 
+    fn policy(&self) -> PolicyView {
+        let reader = self.registry.reader();
+        let FederationPolicy { admission_approvals, voters, .. } = reader.policy();
+        PolicyView { admission_approvals, voters, revision: reader.summary().map_or(0, |s| s.policy_revision) }
+    }
+
+    async fn set_policy(&self, request: &PolicyRequest) -> Result<PolicyView, ApiError> {
+        let reader = self.registry.reader();
+        let mut policy = reader.policy();
+        policy.admission_approvals = request.admission_approvals.unwrap_or(policy.admission_approvals);
+        policy.voters = request.voters.unwrap_or(policy.voters);
+        if let Some((field, expected)) = policy.problem() {
+            return Err(ApiError::field(crate::http::FieldError::new(field, format!("expected {expected}"))));
+        }
+        let expected_revision = reader.summary().map_or(0, |summary| summary.policy_revision);
+        let command = Command::SetPolicy { expected_revision, policy };
+        let envelope = self.signer.seal_command(command.to_bytes())?.to_bytes();
+        let committed = self.registry.propose(envelope, COMMIT_WAIT).await?;
+        match committed.response {
+            Response::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(self.policy()),
+        }
+    }
+
     async fn approve(&self, id: &str) -> Result<MemberView, ApiError> {
         // Approved before, or admitted by the invitation alone: the same answer.
         if let Some(record) = self.named(id).filter(|record| record.standing != Standing::Expelled) {
             return Ok(self.view(&record, &self.seen(&self.registry.reader().members())));
         }
-        match self.desk.approve(id).await {
+        match self.approvals.approve(id).await {
             Ok(Some(record)) => Ok(self.view(&record, &self.seen(&self.registry.reader().members()))),
             Ok(None) => {
-                let waits = self.desk.pending().into_iter().find(|join| join.region.as_str() == id);
+                let waits = self.approvals.pending().into_iter().find(|join| join.region.as_str() == id);
                 waits.map(waiting_view).ok_or_else(|| ApiError::new(Code::NotFound, format!("{id} waits no more")))
             }
             Err(error @ ApproveError::NotWaiting { .. }) => Err(ApiError::new(Code::NotFound, error.to_string())),

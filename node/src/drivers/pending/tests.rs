@@ -208,7 +208,8 @@ async fn a_peer_that_gives_what_does_not_hold_is_told_so() {
     let mut forged = item(node.registration(2, ENTERPRISE));
     let last = forged.envelope.len() - 1;
     forged.envelope[last] ^= 1;
-    assert_eq!(ask(RepairQuestion::Compare { sum: desk.table().sum() }).await, Ok(RepairAnswer::Same));
+    let sum = desk.table().sum();
+    assert_eq!(ask(RepairQuestion::Compare { sum }).await, Ok(RepairAnswer::Same));
     let given = ask(RepairQuestion::Give { items: vec![good, forged] }).await;
     assert!(given.is_err_and(|told| told.contains("signature")));
     assert!(node.refused("signature"));

@@ -2,14 +2,14 @@
 
 use super::identifiers::Nothing;
 use crate::http::extract::{Json, Path, Query};
-use crate::http::page::{Page, PageQuery, PageRequest};
+use crate::http::page::{Page, PageRequest};
 use crate::http::problem::{ApiError, FieldError};
 use crate::http::state::AppState;
-use crate::services::member_views::{InvitationView, InviteRequest, MemberView};
+use crate::services::member_views::{InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// Why, for the audit.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -27,16 +27,36 @@ fn member_id(state: &AppState, named: &str) -> Result<String, ApiError> {
     found.map(|member| member.id).ok_or_else(|| ApiError::not_found(format!("member {named:?}")))
 }
 
-/// All members, with the round trips measured from this node.
-#[utoipa::path(get, path = "/v1/members", tag = "members", params(PageQuery),
+/// Which members.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct MembersQuery {
+    /// Only those whose `state` is this: `waiting`, `active`, `suspended` or `expelled`.
+    pub state: Option<String>,
+    /// Items in the page, 1 to 1000. Default 50.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
+    pub limit: Option<usize>,
+    /// `next_page_token` of the page before.
+    pub page_token: Option<String>,
+}
+
+/// All members, and those who wait for approval, with the round trips measured from this node.
+#[utoipa::path(get, path = "/v1/members", tag = "members", params(MembersQuery),
     responses((status = 200, description = "A page", body = Page<MemberView>)))]
 pub async fn list(
     State(state): State<AppState>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<MembersQuery>,
 ) -> Result<Json<Page<MemberView>>, ApiError> {
-    let page = PageRequest::new(query.limit, query.page_token.as_deref(), "members")?;
+    let wanted = query.state.as_deref();
+    if wanted.is_some_and(|state| !matches!(state, "waiting" | "active" | "suspended" | "expelled")) {
+        return Err(ApiError::parameter("state", "expected waiting, active, suspended or expelled"));
+    }
+    let page = PageRequest::new(query.limit, query.page_token.as_deref(), &format!("members\n{wanted:?}"))?;
     let mut all = state.services().members()?.list();
-    let order = |member: &MemberView| format!("{:>20}", member.id.trim_start_matches('m'));
+    all.retain(|member| wanted.is_none_or(|state| member.state == state));
+    // those who wait have no id yet
+    let order = |member: &MemberView| format!("{:>20}\n{}", member.id.trim_start_matches('m'), member.region);
     all.sort_by_key(order);
     Ok(Json(page.cut(all, order)))
 }
@@ -82,7 +102,24 @@ pub async fn invite(
     Ok((StatusCode::CREATED, Json(state.services().members()?.invite(&request).await?)))
 }
 
-/// Admits a region that asked to join.
+/// The federation's policy.
+#[utoipa::path(get, path = "/v1/policy", tag = "members",
+    responses((status = 200, description = "The policy", body = PolicyView)))]
+pub async fn policy(State(state): State<AppState>) -> Result<Json<PolicyView>, ApiError> {
+    Ok(Json(state.services().members()?.policy()))
+}
+
+/// Changes the federation's policy; what is absent stays.
+#[utoipa::path(patch, path = "/v1/policy", tag = "members", request_body = PolicyRequest,
+    responses((status = 200, description = "The policy", body = PolicyView)))]
+pub async fn set_policy(
+    State(state): State<AppState>,
+    Json(request): Json<PolicyRequest>,
+) -> Result<Json<PolicyView>, ApiError> {
+    Ok(Json(state.services().members()?.set_policy(&request).await?))
+}
+
+/// Approves a region that asked to join, at this member's desk or another's; it is admitted with the last approval needed.
 #[utoipa::path(post, path = "/v1/members/{member}/approve", tag = "members", request_body = Nothing,
     params(("member" = String, Path, description = "Member id or region")),
     responses((status = 200, description = "The member", body = MemberView)))]
