@@ -180,16 +180,20 @@ impl Approvals {
 
     /// Tells all others of who waits at this desk, until `stop`; one task per node runs this.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut told = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TELL_EVERY) => {}
             }
-            let joins: Vec<WaitingJoin> = self.desk.waiting_joins().into_iter().take(JOINS_PER_DESK_MAX).collect();
             // where one approval is enough, nobody else is asked
-            if joins.iter().all(|join| join.need <= 1) {
+            let waiting = self.desk.waiting_joins().into_iter().filter(|join| join.need > 1);
+            let joins: Vec<WaitingJoin> = waiting.take(JOINS_PER_DESK_MAX).collect();
+            // that nobody waits any more is told once
+            if joins.is_empty() && !std::mem::take(&mut told) {
                 continue;
             }
+            told |= !joins.is_empty();
             let note = Note::Waiting { joins };
             let mut asked = JoinSet::new();
             for peer in self.mesh.peers().into_iter().filter(|peer| peer.connected) {
