@@ -3,6 +3,9 @@
 //! The node holds intent and outcome on disk; a backend holds nothing that it cannot find again by its platform and our
 //! tag. Every verb may be repeated: `submit` with the same [`RunKey`] finds the run that is there.
 
+use crate::resources::{
+    Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Reservation, ReserveRequest, Resource, ResourceTag,
+};
 use async_trait::async_trait;
 use cpi::ids::{ContentDigest, Fence, TaskId};
 use cpi::reason::{Reason, ReasonCode};
@@ -209,6 +212,11 @@ impl AdapterError {
     pub fn passing(code: ReasonCode, detail: impl Into<String>) -> Self {
         Self { retryable: true, reason: Reason::new(code, detail) }
     }
+
+    /// A verb that the backend has not got.
+    pub fn unsupported(verb: &str) -> Self {
+        Self::fatal(ReasonCode::BackendUnsupported, format!("the backend cannot {verb}"))
+    }
 }
 
 /// A backend.
@@ -252,4 +260,60 @@ pub trait Adapter: Send + Sync + 'static {
 
     /// Forgets an ended run and removes its folder. Idempotent.
     async fn remove(&self, key: RunKey) -> Result<(), AdapterError>;
+
+    // ---- machines: only for backends whose `capabilities` say so ----
+
+    /// What it can beyond running tasks.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// All servers and volumes, then [`InventoryEvent::Synced`], then with `follow` each change until the receiver is
+    /// dropped. A receiver that reads slowly slows the backend down; nothing is dropped.
+    async fn servers(&self, follow: bool) -> Result<tokio::sync::mpsc::Receiver<InventoryEvent>, AdapterError> {
+        let _ = follow;
+        Err(AdapterError::unsupported("tell its servers one by one"))
+    }
+
+    /// Sets capacity aside on the platform, or prolongs what is set aside for this key.
+    async fn reserve(&self, request: ReserveRequest) -> Result<Reservation, AdapterError> {
+        let _ = request;
+        Err(AdapterError::unsupported("reserve capacity"))
+    }
+
+    /// Gives a reservation back. Idempotent.
+    async fn unreserve(&self, key: RunKey) -> Result<(), AdapterError> {
+        let _ = key;
+        Err(AdapterError::unsupported("reserve capacity"))
+    }
+
+    /// Begins to make a machine, or finds the one that has this tag.
+    async fn provision(&self, request: ProvisionRequest) -> Result<Resource, AdapterError> {
+        let _ = request;
+        Err(AdapterError::unsupported("make machines"))
+    }
+
+    /// Changes what a machine has.
+    async fn modify(&self, tag: ResourceTag, need: Quantity) -> Result<Resource, AdapterError> {
+        let _ = (tag, need);
+        Err(AdapterError::unsupported("change machines"))
+    }
+
+    /// Switches a machine on or off.
+    async fn power(&self, tag: ResourceTag, action: PowerAction) -> Result<Resource, AdapterError> {
+        let _ = (tag, action);
+        Err(AdapterError::unsupported("switch machines"))
+    }
+
+    /// Deletes a machine. Idempotent.
+    async fn release(&self, tag: ResourceTag) -> Result<Resource, AdapterError> {
+        let _ = tag;
+        Err(AdapterError::unsupported("delete machines"))
+    }
+
+    /// Where a machine stands; `None` if none has this tag.
+    async fn resource(&self, tag: ResourceTag) -> Result<Option<Resource>, AdapterError> {
+        let _ = tag;
+        Err(AdapterError::unsupported("make machines"))
+    }
 }

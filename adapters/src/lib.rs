@@ -1,9 +1,15 @@
 //! The heterogeneous resource adapter: the northbound contract and the backends behind it.
 //!
-//! `contract` is what the node sees of every backend; `local` runs processes on this machine; `fake` plays runs by script
-//! for benchmarks and fault tests; `conformance` is the one suite that every backend passes.
+//! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `fake` plays
+//! runs by script for benchmarks and fault tests. `wire` is the published protocol, `plugin` its side in a plugin's process,
+//! `host` its side in the node; `vault` keeps credentials. `conformance` is the one suite that every backend passes.
 
 pub mod conformance;
 pub mod contract;
 pub mod fake;
+pub mod host;
 pub mod local;
+pub mod plugin;
+pub mod resources;
+pub mod vault;
+pub mod wire;

@@ -1,19 +1,23 @@
 //! The player of scripts.
 
+use super::machines::Machines;
 use super::script::{FakeScript, Lie, SCRIPT_VARIABLE};
 use crate::contract::{
     Adapter, AdapterDescription, AdapterError, AdapterHealth, LogChunk, LogStream, OutputFound, RunEnd, RunEvent,
     RunKey, RunRequest, RunState, RunStatus, Usage,
 };
+use crate::resources::{
+    Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Reservation, ReserveRequest, Resource, ResourceTag,
+};
 use async_trait::async_trait;
 use cpi::ids::{ContentDigest, TaskId};
 use cpi::reason::{Reason, ReasonCode};
-use cpi::resource::{Firmness, PoolSpec};
+use cpi::resource::{Firmness, PoolSpec, Quantity};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 
 const EVENTS_KEPT: usize = 65_536;
@@ -27,6 +31,7 @@ struct FakeRun {
 }
 
 struct Inner {
+    machines: Arc<Machines>,
     pools: Vec<PoolSpec>,
     runs: Mutex<BTreeMap<RunKey, FakeRun>>,
     scripts: Mutex<(FakeScript, BTreeMap<TaskId, FakeScript>)>,
@@ -58,6 +63,7 @@ impl FakeAdapter {
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         Self {
             inner: Arc::new(Inner {
+                machines: Arc::new(Machines::new(pools.clone())),
                 pools,
                 runs: Mutex::default(),
                 scripts: Mutex::default(),
@@ -87,6 +93,10 @@ impl FakeAdapter {
     /// How many runs were started in all.
     pub fn submitted(&self) -> u64 {
         self.inner.submitted.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(super) fn machines(&self) -> &Machines {
+        &self.inner.machines
     }
 
     fn up(&self) -> Result<(), AdapterError> {
@@ -355,5 +365,50 @@ impl Adapter for FakeAdapter {
                 Ok(())
             }
         }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { reserves: true, provisions: true, streams_inventory: true, exclusive: false }
+    }
+
+    async fn servers(&self, follow: bool) -> Result<mpsc::Receiver<InventoryEvent>, AdapterError> {
+        self.up()?;
+        Ok(Arc::clone(&self.inner.machines).tell(follow))
+    }
+
+    async fn reserve(&self, request: ReserveRequest) -> Result<Reservation, AdapterError> {
+        self.up()?;
+        self.machines().reserve(request)
+    }
+
+    async fn unreserve(&self, key: RunKey) -> Result<(), AdapterError> {
+        self.up()?;
+        self.machines().unreserve(key);
+        Ok(())
+    }
+
+    async fn provision(&self, request: ProvisionRequest) -> Result<Resource, AdapterError> {
+        self.up()?;
+        self.machines().provision(request)
+    }
+
+    async fn modify(&self, tag: ResourceTag, need: Quantity) -> Result<Resource, AdapterError> {
+        self.up()?;
+        self.machines().modify(tag, need)
+    }
+
+    async fn power(&self, tag: ResourceTag, action: PowerAction) -> Result<Resource, AdapterError> {
+        self.up()?;
+        self.machines().power(tag, action)
+    }
+
+    async fn release(&self, tag: ResourceTag) -> Result<Resource, AdapterError> {
+        self.up()?;
+        self.machines().release(tag)
+    }
+
+    async fn resource(&self, tag: ResourceTag) -> Result<Option<Resource>, AdapterError> {
+        self.up()?;
+        Ok(self.machines().resource(tag))
     }
 }

@@ -5,7 +5,10 @@
 //! variable `CAUSEWAY_FAKE` as JSON. Time is tokio's, so that a test may pause it.
 
 mod adapter;
+mod backend;
+mod machines;
 mod script;
 
 pub use adapter::FakeAdapter;
+pub use backend::FakeBackend;
 pub use script::{FakeScript, Lie, SCRIPT_VARIABLE};

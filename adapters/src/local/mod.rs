@@ -15,6 +15,7 @@
 //! node (its records, its artifact store).
 
 mod adapter;
+mod backend;
 mod clock;
 mod config;
 mod folder;
@@ -28,4 +29,5 @@ pub mod supervisor;
 mod uids;
 
 pub use adapter::{LocalAdapter, OpenLocalError};
+pub use backend::LocalBackend;
 pub use config::{LocalConfig, UidRange};
