@@ -66,6 +66,7 @@ struct LateHandlers {
     registry: Arc<RegistryFrames>,
     negotiation: Arc<Late<dyn FrameHandler>>,
     logs: Arc<Late<dyn FrameHandler>>,
+    digests: Arc<Late<dyn FrameHandler>>,
     bulk: Arc<Late<dyn BulkHandler>>,
     gossip: Arc<Late<dyn GossipHandler>>,
     join: Arc<Late<dyn JoinHandler>>,
@@ -81,6 +82,7 @@ impl LateHandlers {
         frames.insert(StreamClass::Negotiation, self.negotiation.clone());
         frames.insert(StreamClass::RunEvents, self.negotiation.clone());
         frames.insert(StreamClass::Logs, self.logs.clone());
+        frames.insert(StreamClass::Digests, self.digests.clone());
         Handlers {
             frames,
             bulk: Some(self.bulk.clone()),
@@ -183,6 +185,7 @@ impl Node {
         task_metrics::watch(&metrics, &placement.negotiation, &tasks, stop.clone());
         late.negotiation.set(placement.frames.clone());
         late.logs.set(placement.logs.clone());
+        late.digests.set(placement.digests.clone());
         late.bulk.set(placement.bulk.clone());
         late.gossip.set(Arc::new(GossipDoor { digests: placement.digests.clone(), registrations: pending }));
         let pools = PoolWatch::default();

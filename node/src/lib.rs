@@ -13,3 +13,4 @@ pub mod mesh;
 pub mod metrics;
 pub mod relay;
 pub mod services;
+pub mod trace;

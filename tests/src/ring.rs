@@ -36,6 +36,8 @@ pub struct RingOptions {
     pub first_without_chips: bool,
     /// More configuration: whole sections or keys of sections that are not set here.
     pub extra: String,
+    /// The same for each node alone, by its place.
+    pub each: Vec<String>,
 }
 
 impl Default for RingOptions {
@@ -47,6 +49,7 @@ impl Default for RingOptions {
             disk_mib: None,
             first_without_chips: false,
             extra: String::new(),
+            each: Vec::new(),
         }
     }
 }
@@ -284,8 +287,13 @@ pub fn enterprise(at: usize) -> String {
 
 /// The `number`th identifier of node `at`: a GPU with its own serial number.
 pub fn identifier(at: usize, number: u64) -> String {
+    identifier_of(at, number, 1010)
+}
+
+/// As [`identifier`], of a machine with so many PFLOPS of FP16.
+pub fn identifier_of(at: usize, number: u64, petaflops: u32) -> String {
     let text = format!(
-        "cpi:1:{}-GI6450-{}-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A{at}/GPU/NVH800S80/S{number:012}",
+        "cpi:1:{}-GI6450-{}-B01.IC-CT-{petaflops}PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A{at}/GPU/NVH800S80/S{number:012}",
         enterprise(at),
         CITIES[at % CITIES.len()]
     );
@@ -294,12 +302,14 @@ pub fn identifier(at: usize, number: u64) -> String {
 
 fn config_text(at: usize, dir: &Path, options: &RingOptions) -> anyhow::Result<String> {
     let port = free_port()?;
-    let RingOptions { backend, servers, extra, .. } = options;
+    let RingOptions { backend, servers, extra, each, .. } = options;
     let chips = !(options.first_without_chips && at == 0);
     let chip = if chips { "chip = { model = \"NVH800S80\", kind = \"GPU\" }" } else { "" };
     let chip_milli = if chips { 8000 } else { 0 };
+    let own = each.get(at).map_or("", String::as_str);
     Ok(format!(
         r#"{extra}
+{own}
 [region]
 name = "r{at}"
 city = "{city}"

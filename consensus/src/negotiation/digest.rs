@@ -51,7 +51,7 @@ pub struct PoolDigest {
     pub carbon_g_per_kwh: Option<u32>,
     /// Takes no new work.
     pub cordoned: bool,
-    /// Tasks that wait inside.
+    /// Tasks that were committed to it and do not run yet.
     pub queue: u32,
     /// Stable keys of the identifiers that describe it.
     pub identifiers: Vec<StableKey>,

@@ -23,6 +23,8 @@ pub struct Lease {
     pub until: Monotonic,
     /// The origin wants it no longer: its end is not reported.
     pub superseded: bool,
+    /// Its program runs, or ran: the executor said so.
+    pub running: bool,
     /// It lapsed and the supervisor froze its run.
     pub frozen: bool,
     /// Pause before the end is sent again.

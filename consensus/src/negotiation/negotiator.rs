@@ -190,7 +190,7 @@ impl Negotiator {
                 price: spec.price.clone(),
                 carbon_g_per_kwh: spec.carbon_g_per_kwh,
                 cordoned: spec.cordoned,
-                queue: 0,
+                queue: self.provider.waiting_of(index as u16),
                 identifiers: identifiers.take(IDENTIFIERS_MAX).collect(),
                 classes: classes.collect(),
             }

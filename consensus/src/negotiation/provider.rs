@@ -195,6 +195,13 @@ impl Provider {
         self.leases_of_pool.get(&pool).copied().unwrap_or(0)
     }
 
+    /// Tasks that were committed to a pool and do not run yet: their inputs are on the way, or the backend lets them wait.
+    pub fn waiting_of(&self, pool: u16) -> u32 {
+        let waits = |lease: &&Lease| lease.record.phase != LeasePhase::Ended && !lease.running;
+        let here = self.leases.values().filter(|lease| lease.slot.is_some_and(|slot| slot.pool == pool));
+        here.filter(waits).count() as u32
+    }
+
     /// Whether the book agrees with holds and leases: the invariant behind "never overcommits".
     pub fn is_sound(&self) -> bool {
         let mut taken: BTreeMap<(u16, u16), Quantity> = BTreeMap::new();
@@ -294,6 +301,7 @@ impl Provider {
                     persist: Default::default(),
                     until,
                     superseded: false,
+                    running: false,
                     frozen: false,
                     resend_ms: self.config.resend_every_ms,
                     ended_at: now.mono,
@@ -526,7 +534,12 @@ impl Provider {
         let origin = lease.record.origin;
         match notice {
             RunNotice::Staged => out.send(origin, Message::Progress(attempt, Progress::Staged)),
-            RunNotice::Started => out.send(origin, Message::Progress(attempt, Progress::Started { since_ms: 0 })),
+            RunNotice::Started => {
+                if !std::mem::replace(&mut lease.running, true) {
+                    self.changes += 1;
+                }
+                out.send(origin, Message::Progress(attempt, Progress::Started { since_ms: 0 }));
+            }
             RunNotice::Frozen => {
                 lease.frozen = true;
                 out.send(origin, Message::Progress(attempt, Progress::Frozen));
@@ -797,6 +810,7 @@ impl Provider {
             persist,
             until,
             superseded: false,
+            running: false,
             frozen: false,
             resend_ms: self.config.resend_every_ms,
             ended_at: now.mono,

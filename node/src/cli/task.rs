@@ -293,7 +293,7 @@ async fn submit(context: &Context, arguments: RunArgs) -> Result<Exit, CliError>
         return Ok(Exit::Ok);
     }
     upload_all(&client, output, uploads).await?;
-    let key = arguments.idempotency_key.unwrap_or_else(|| crate::http::TraceId::random().to_string());
+    let key = arguments.idempotency_key.unwrap_or_else(|| crate::trace::TraceId::random().to_string());
     let submitted = post_task(&client, &spec, arguments.plan, &key).await?;
     let task = if submitted["task"].is_object() { submitted["task"].clone() } else { submitted };
     let id = text_at(&task, "id");

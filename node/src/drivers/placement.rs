@@ -2,7 +2,7 @@
 //!
 //! [`Placement::start`] needs a mesh that runs, the registry's handle and the members as they change; it gives back the
 //! ports for HTTP and the handlers that the mesh serves: `frames` for the classes `Negotiation` and `RunEvents`, `logs`
-//! for `Logs`, `bulk` for bulk streams, `digests` for gossip.
+//! for `Logs`, `bulk` for bulk streams, `digests` for `Digests` and gossip.
 
 use super::custody::{TaskRecords, TaskRecordsError};
 use super::digests::{self, DigestGate, DigestParts, IdentifierLookup};
@@ -111,7 +111,7 @@ pub struct Placement {
     pub logs: Arc<LogService>,
     /// Serves bulk streams.
     pub bulk: Arc<ArtifactServer>,
-    /// Judges gossiped digests.
+    /// Judges digests, gossiped ones and those of the class `Digests`.
     pub digests: Arc<DigestGate>,
     /// For metrics and readiness.
     pub negotiation: NegotiationHandle,
@@ -165,17 +165,19 @@ impl Placement {
             cancel_grace_ms: config.adapters.local.cancel_grace_ms,
             stop: stop.clone(),
         });
-        let (gate, others) = digests::gate(parts.federation, members.clone());
+        let (gate, received) = digests::gate(parts.federation, members.clone());
         let digests_driver = digests::start(DigestParts {
             me: *me,
             federation: parts.federation,
             signing_key: Arc::clone(&parts.signing_key),
             mesh: mesh.clone(),
             members: members.clone(),
-            negotiation: negotiation.clone(),
+            news: Arc::new(negotiation.clone()),
             own: own_digests,
-            others,
+            gate: Arc::clone(&gate),
+            received,
             identifiers: Arc::new(Lookup::new(config, parts.registry.clone())),
+            applied: parts.registry.watch_applied(),
             interval_ms: section.digest_interval_ms,
             ttl_ms: section.digest_ttl_ms,
             stop: stop.clone(),

@@ -3,6 +3,7 @@
 //! Commands may be repeated and are idempotent by [`RunKey`]; reports may be late or repeated. The executor never talks
 //! to peers about a task except to fetch its inputs; what it reports reaches the origin through the negotiation.
 
+use crate::trace::TraceId;
 use adapters::contract::RunKey;
 use bytes::Bytes;
 use consensus::negotiation::RunOutcome;
@@ -15,6 +16,8 @@ use cpi::resource::Quantity;
 pub struct RunLease {
     /// The run's tag.
     pub key: RunKey,
+    /// The request that brought it, for logs; none after a restart.
+    pub trace: TraceId,
     /// The lease it runs under.
     pub lease: LeaseId,
     /// Whose task: inputs are fetched from its artifact store (this node itself for own tasks).

@@ -4,7 +4,7 @@
 
 use super::problem::{ApiError, Code};
 use super::state::AppState;
-use super::trace::TraceId;
+use crate::trace::TraceId;
 use crate::metrics::RouteCode;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};

@@ -22,7 +22,6 @@ mod system;
 pub mod task_glue;
 #[cfg(test)]
 mod tests;
-mod trace;
 
 pub use document::document;
 pub use front::OPEN_PATHS;
@@ -32,7 +31,6 @@ pub use problem::{ApiError, Code, FieldError, Problem};
 pub use server::{HttpServer, ServeError, serve};
 pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
-pub use trace::TraceId;
 
 use self::routes::{artifacts, dictionary, identifiers, members, pools, registry, resolve, task_events, tasks, watch};
 use axum::Router;

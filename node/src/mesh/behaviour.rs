@@ -1,7 +1,8 @@
 //! The swarm's behaviours, and how the transports are set.
 
-use super::gate::{Gate, MembersOnly};
+use super::gate::Gate;
 use super::gossip;
+use super::members_only::MembersOnly;
 use super::roster::Roster;
 use super::{MeshSettings, StartMeshError};
 use arc_swap::ArcSwap;
@@ -14,7 +15,7 @@ use std::time::Duration;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Unread bytes of a connection. The bulk streams a peer may have (8) fill half of it at most.
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Streams a peer may have open: 14 of frames, 8 of bulk, gossip, ping, identify, and room for those that are closing.
+/// Streams a peer may have open: 16 of frames, 8 of bulk, gossip, ping, identify, and room for those that are closing.
 const STREAMS_MAX: u32 = 128;
 /// A stranger's connection without a stream is closed after this.
 const STRANGER_IDLE: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ const STRANGER_IDLE: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that are still shaking hands.
 const PENDING_MAX: u32 = 256;
-/// Connections of one peer: two while a simultaneous dial is settled, and one to spare.
+/// Connections of one peer: the one that counts, and those that are being closed.
 const PER_PEER_MAX: u32 = 4;
 
 /// What members speak.
@@ -57,6 +58,7 @@ pub(super) fn build(
     roster: &Arc<ArcSwap<Roster>>,
 ) -> Result<Swarm, StartMeshError> {
     let key = keypair(seed)?;
+    let me = key.public().to_peer_id();
     let idle = settings.idle_timeout;
     let members = Members {
         identify: identify::Behaviour::new(
@@ -75,7 +77,7 @@ pub(super) fn build(
         limits: connection_limits::Behaviour::new(limits),
         gate: Gate::new(Arc::clone(roster)),
         join: libp2p_stream::Behaviour::new(),
-        members: MembersOnly::new(members, Arc::clone(roster)),
+        members: MembersOnly::new(members, me, Arc::clone(roster)),
     };
     swarm_of(key, idle, behaviour)
 }

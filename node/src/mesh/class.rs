@@ -20,6 +20,8 @@ pub enum StreamClass {
     RunEvents,
     /// Live log lines of runs.
     Logs,
+    /// Capacity digests asked for, where gossip may not have brought them.
+    Digests,
     /// Artifacts and other large contents.
     Bulk,
 }
@@ -39,7 +41,7 @@ pub struct ClassLimits {
 
 impl StreamClass {
     /// All classes, in the order of their priority.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RaftControl,
         Self::RaftLog,
         Self::RaftSnapshot,
@@ -47,10 +49,11 @@ impl StreamClass {
         Self::Negotiation,
         Self::RunEvents,
         Self::Logs,
+        Self::Digests,
         Self::Bulk,
     ];
     /// The classes that carry frames: all but `Bulk`.
-    pub(super) const FRAMED: [Self; 7] = [
+    pub(super) const FRAMED: [Self; 8] = [
         Self::RaftControl,
         Self::RaftLog,
         Self::RaftSnapshot,
@@ -58,6 +61,7 @@ impl StreamClass {
         Self::Negotiation,
         Self::RunEvents,
         Self::Logs,
+        Self::Digests,
     ];
 
     /// The class's name in protocol names, logs and metrics.
@@ -70,6 +74,7 @@ impl StreamClass {
             Self::Negotiation => "negotiation",
             Self::RunEvents => "run_events",
             Self::Logs => "logs",
+            Self::Digests => "digests",
             Self::Bulk => "bulk",
         }
     }
@@ -87,6 +92,7 @@ impl StreamClass {
             Self::Negotiation => (256 * KIB, 16_384, 16 * MIB, 4096),
             Self::RunEvents => (256 * KIB, 16_384, 16 * MIB, 4096),
             Self::Logs => (256 * KIB, 1024, 8 * MIB, 64),
+            Self::Digests => (4 * KIB, 16, 64 * KIB, 4),
             Self::Bulk => (64 * KIB, 0, 0, 8),
         };
         ClassLimits { frame_bytes_max, queue_frames_max, queue_bytes_max, serving_max }
@@ -101,6 +107,7 @@ impl StreamClass {
             Self::Negotiation => "/causeway/negotiation/1.0.0",
             Self::RunEvents => "/causeway/run_events/1.0.0",
             Self::Logs => "/causeway/logs/1.0.0",
+            Self::Digests => "/causeway/digests/1.0.0",
             Self::Bulk => "/causeway/bulk/1.0.0",
         })
     }

@@ -5,7 +5,7 @@
 //! ```
 //! A stream begins with the opener's [`Hello`] and the acceptor's one byte of [`Welcome`].
 
-use super::TraceId;
+use crate::trace::TraceId;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use consensus::envelope::Federation;
 

@@ -1,9 +1,8 @@
 //! The gate: decides on every connection, watches what strangers try, and keeps member protocols from them.
 //!
 //! [`Gate`] denies expelled keys and surplus strangers; to a stranger's connection it adds a handler that takes the member
-//! protocols only to count and drop them. [`MembersOnly`] gives the protocols inside it to admitted peers' connections
-//! alone: for the others they do not exist. What is decided at the start of a connection holds to its end, so the swarm
-//! task closes connections whose peer was admitted or expelled meanwhile.
+//! protocols only to count and drop them. What is decided at the start of a connection holds to its end, so the swarm task
+//! closes connections whose peer was admitted or expelled meanwhile.
 
 use super::StreamClass;
 use super::roster::Roster;
@@ -12,15 +11,13 @@ use futures::future::{Ready, ready};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{DeniedUpgrade, InboundUpgrade, UpgradeInfo};
-use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
 use libp2p::swarm::handler::{ConnectionEvent, FullyNegotiatedInbound};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-    NotifyHandler, Stream, StreamProtocol, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-    dummy,
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour, Stream,
+    StreamProtocol, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -53,18 +50,23 @@ pub(super) enum GateEvent {
 /// Decides on connections.
 pub(super) struct Gate {
     roster: Arc<ArcSwap<Roster>>,
-    strangers: HashSet<ConnectionId>,
+    strangers: HashMap<ConnectionId, PeerId>,
     events: VecDeque<GateEvent>,
 }
 
 impl Gate {
     pub fn new(roster: Arc<ArcSwap<Roster>>) -> Self {
-        Self { roster, strangers: HashSet::new(), events: VecDeque::new() }
+        Self { roster, strangers: HashMap::new(), events: VecDeque::new() }
     }
 
     /// Whether the connection was made as a stranger's.
     pub fn is_stranger(&self, connection: ConnectionId) -> bool {
-        self.strangers.contains(&connection)
+        self.strangers.contains_key(&connection)
+    }
+
+    /// The connections that `peer` made as a stranger.
+    pub fn strangers_of(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        self.strangers.iter().filter(|(_, of)| *of == peer).map(|(connection, _)| *connection).collect()
     }
 
     fn decide(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Watch, ConnectionDenied> {
@@ -83,7 +85,7 @@ impl Gate {
             self.events.push_back(GateEvent::Denied { peer, reason: "too many strangers" });
             return Err(ConnectionDenied::new(Denied::TooManyStrangers));
         }
-        self.strangers.insert(connection);
+        self.strangers.insert(connection, peer);
         let mut refused: Vec<_> = StreamClass::ALL.into_iter().map(StreamClass::protocol).collect();
         refused.push(StreamProtocol::new(GOSSIP_PROTOCOL));
         Ok(Watch { refused, seen: VecDeque::new(), member: false })
@@ -196,128 +198,6 @@ impl ConnectionHandler for Watch {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Refuse, DeniedUpgrade>) {
         if let ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) = event {
             self.seen.push_back(protocol);
-        }
-    }
-}
-
-/// Gives `inner` the connections of admitted peers, and hides all others from it.
-pub(super) struct MembersOnly<B> {
-    pub inner: B,
-    roster: Arc<ArcSwap<Roster>>,
-    let_in: HashSet<ConnectionId>,
-    open: HashMap<PeerId, Vec<ConnectionId>>,
-}
-
-impl<B> MembersOnly<B> {
-    pub fn new(inner: B, roster: Arc<ArcSwap<Roster>>) -> Self {
-        Self { inner, roster, let_in: HashSet::new(), open: HashMap::new() }
-    }
-
-    fn admits(&mut self, connection: ConnectionId, peer: &PeerId) -> bool {
-        let admitted = self.roster.load().member_of(peer).is_some();
-        if admitted {
-            self.let_in.insert(connection);
-        }
-        admitted
-    }
-}
-
-impl<B: NetworkBehaviour> NetworkBehaviour for MembersOnly<B> {
-    type ConnectionHandler = either::Either<THandler<B>, dummy::ConnectionHandler>;
-    type ToSwarm = B::ToSwarm;
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        if !self.admits(connection, &peer) {
-            return Ok(either::Either::Right(dummy::ConnectionHandler));
-        }
-        let handler = self.inner.handle_established_inbound_connection(connection, peer, local, remote)?;
-        Ok(either::Either::Left(handler))
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        connection: ConnectionId,
-        peer: PeerId,
-        address: &Multiaddr,
-        role: Endpoint,
-        port: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        if !self.admits(connection, &peer) {
-            return Ok(either::Either::Right(dummy::ConnectionHandler));
-        }
-        let handler = self.inner.handle_established_outbound_connection(connection, peer, address, role, port)?;
-        Ok(either::Either::Left(handler))
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionEstablished(established) => {
-                if !self.let_in.contains(&established.connection_id) {
-                    return;
-                }
-                let open = self.open.entry(established.peer_id).or_default();
-                let other_established = open.len();
-                open.push(established.connection_id);
-                self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                    other_established,
-                    ..established
-                }));
-            }
-            FromSwarm::ConnectionClosed(closed) => {
-                if !self.let_in.remove(&closed.connection_id) {
-                    return;
-                }
-                let open = self.open.entry(closed.peer_id).or_default();
-                open.retain(|connection| *connection != closed.connection_id);
-                let remaining_established = open.len();
-                if open.is_empty() {
-                    self.open.remove(&closed.peer_id);
-                }
-                self.inner
-                    .on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed { remaining_established, ..closed }));
-            }
-            FromSwarm::AddressChange(change) if !self.let_in.contains(&change.connection_id) => {}
-            FromSwarm::ListenFailure(failure) => {
-                self.let_in.remove(&failure.connection_id);
-                self.inner.on_swarm_event(event);
-            }
-            FromSwarm::DialFailure(failure) => {
-                self.let_in.remove(&failure.connection_id);
-                self.inner.on_swarm_event(event);
-            }
-            other => self.inner.on_swarm_event(other),
-        }
-    }
-
-    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {
-            either::Either::Left(event) => self.inner.on_connection_handler_event(peer, connection, event),
-            either::Either::Right(event) => match event {},
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        loop {
-            let Poll::Ready(action) = self.inner.poll(cx) else { return Poll::Pending };
-            let action = match action {
-                // "Any connection" could be a stranger's, whose handler knows nothing of these events.
-                ToSwarm::NotifyHandler { peer_id, handler, event } => {
-                    let connection = match handler {
-                        NotifyHandler::One(connection) => Some(connection),
-                        NotifyHandler::Any => self.open.get(&peer_id).and_then(|open| open.last().copied()),
-                    };
-                    let Some(connection) = connection else { continue };
-                    ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event }
-                }
-                other => other,
-            };
-            return Poll::Ready(action.map_in(either::Either::Left));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::stats::add;
 use super::{BulkStream, MeshError, MeshStats, PeerEvent, PeerView, RosterEntry, StreamClass, Topic, bulk};
+use crate::trace::TraceId;
 use bytes::Bytes;
 use cpi::ids::MemberId;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +14,7 @@ use tokio::sync::{broadcast, mpsc};
 #[derive(Clone)]
 pub struct MeshHandle {
     pub(super) core: Arc<Core>,
-    pub(super) local: Arc<Vec<mpsc::Sender<Bytes>>>,
+    pub(super) local: Arc<Vec<mpsc::Sender<(TraceId, Bytes)>>>,
 }
 
 impl MeshHandle {
@@ -174,7 +175,7 @@ impl MeshHandle {
         }
         let queue =
             self.local.get(class.index()).ok_or(MeshError::Refused { member, reason: "bulk carries no frames" })?;
-        queue.try_send(frame).map_err(|error| match error {
+        queue.try_send((TraceId::current(), frame)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => MeshError::Busy { member, class },
             mpsc::error::TrySendError::Closed(_) => MeshError::Stopped,
         })
@@ -196,9 +197,9 @@ impl MeshHandle {
 }
 
 /// Serves the frames that a node sends to itself, in order, off the sender's stack.
-pub(super) fn serve_local(core: &Arc<Core>) -> Arc<Vec<mpsc::Sender<Bytes>>> {
+pub(super) fn serve_local(core: &Arc<Core>) -> Arc<Vec<mpsc::Sender<(TraceId, Bytes)>>> {
     let serve = |class: StreamClass| {
-        let (sender, mut frames) = mpsc::channel::<Bytes>(class.limits().queue_frames_max);
+        let (sender, mut frames) = mpsc::channel::<(TraceId, Bytes)>(class.limits().queue_frames_max);
         let handler = core.handlers.frames.get(&class).cloned();
         let (stop, me) = (core.stop.clone(), core.me);
         core.tasks.spawn(async move {
@@ -207,7 +208,7 @@ pub(super) fn serve_local(core: &Arc<Core>) -> Arc<Vec<mpsc::Sender<Bytes>>> {
                     () = stop.cancelled() => return,
                     frame = frames.recv() => match (frame, &handler) {
                         (None, _) => return,
-                        (Some(frame), Some(handler)) => handler.on_frame(me, class, frame),
+                        (Some((trace, frame)), Some(handler)) => trace.sync_scope(|| handler.on_frame(me, class, frame)),
                         (Some(_), None) => {}
                     },
                 }

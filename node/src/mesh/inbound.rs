@@ -5,10 +5,11 @@ use super::bulk;
 use super::core::Core;
 use super::frame::{Frame, FrameError, FrameKind, Hello, Welcome};
 use super::handlers::FrameHandler;
-use super::lane::{BATCH_BYTES, BATCH_FRAMES, Ended, FrameReader, OPEN_TIMEOUT, READ_BYTES, flush_out};
+use super::lane::OPEN_TIMEOUT;
 use super::link::Link;
+use super::pipe::{Ended, FrameReader, write_frames};
 use super::stats::add;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream};
@@ -93,10 +94,10 @@ async fn serve(
     stream: Stream,
 ) -> Ended {
     let (reader, writer) = stream.split();
-    let (answers, waiting) = mpsc::channel(class.limits().serving_max.min(ANSWERS_MAX));
+    let (answers, mut waiting) = mpsc::channel(class.limits().serving_max.min(ANSWERS_MAX));
     tokio::select! {
         ended = read_frames(core, link, class, handler, reader, answers) => ended,
-        ended = write_answers(core, class, waiting, writer) => ended,
+        ended = write_frames(core, class, &mut waiting, |_| true, writer) => ended,
     }
 }
 
@@ -108,17 +109,13 @@ async fn read_frames(
     reader: impl futures::AsyncRead + Unpin,
     answers: mpsc::Sender<Frame>,
 ) -> Ended {
-    let stats = core.stats.class(class);
     let permits = Arc::new(Semaphore::new(class.limits().serving_max));
-    let mut frames = FrameReader::new(reader, class.limits().frame_bytes_max);
+    let mut frames = FrameReader::new(core, class, reader);
     loop {
         let frame = match frames.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ended::Closed,
+            Ok(frame) => frame,
             Err(ended) => return ended,
         };
-        add(&stats.frames_in, 1);
-        add(&stats.bytes_in, frame.payload.len() as u64);
         match frame.kind {
             FrameKind::OneWay => frame.trace.sync_scope(|| handler.on_frame(link.member, class, frame.payload)),
             FrameKind::Request => match Arc::clone(&permits).try_acquire_owned() {
@@ -144,7 +141,7 @@ async fn read_frames(
                     }
                 }
                 Err(_) => {
-                    add(&stats.busy, 1);
+                    add(&core.stats.class(class).busy, 1);
                     let busy = Frame { kind: FrameKind::Busy, payload: Bytes::new(), deadline_ms: 0, ..frame };
                     // If even the refusals cannot be written, the peer's own deadline speaks.
                     let _ = answers.try_send(busy);
@@ -175,31 +172,4 @@ async fn answer(
         }
     };
     Some(Frame { kind, correlation: frame.correlation, deadline_ms: 0, trace: frame.trace, payload })
-}
-
-async fn write_answers(
-    core: &Core,
-    class: StreamClass,
-    mut answers: mpsc::Receiver<Frame>,
-    mut writer: impl futures::AsyncWrite + Unpin,
-) -> Ended {
-    let stats = core.stats.class(class);
-    let mut batch = Vec::with_capacity(BATCH_FRAMES);
-    let mut out = BytesMut::with_capacity(READ_BYTES);
-    while answers.recv_many(&mut batch, BATCH_FRAMES).await > 0 {
-        for frame in batch.drain(..) {
-            add(&stats.frames_out, 1);
-            add(&stats.bytes_out, frame.payload.len() as u64);
-            frame.encode(&mut out);
-            if out.len() >= BATCH_BYTES
-                && let Err(error) = flush_out(&mut writer, &mut out).await
-            {
-                return error.into();
-            }
-        }
-        if let Err(error) = flush_out(&mut writer, &mut out).await {
-            return error.into();
-        }
-    }
-    Ended::Closed
 }

@@ -5,9 +5,11 @@
 
 use super::core::Core;
 use super::frame::{Frame, FrameError, FrameKind, Hello, Welcome};
+use super::pipe::{Ended, FrameReader, write_frames};
 use super::stats::add;
-use super::{MeshError, StreamClass, TraceId};
-use bytes::{Bytes, BytesMut};
+use super::{MeshError, StreamClass};
+use crate::trace::TraceId;
+use bytes::Bytes;
 use cpi::ids::MemberId;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream};
@@ -16,19 +18,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 
 /// Opening a stream takes two round trips; a peer that needs longer than this is broken.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Back-off after a stream could not be opened: from, to.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Frames written with one flush at most.
-pub(super) const BATCH_FRAMES: usize = 256;
-/// Bytes gathered before a write; more than this goes out at once.
-pub(super) const BATCH_BYTES: usize = 256 << 10;
-/// First size of a read buffer.
-pub(super) const READ_BYTES: usize = 32 << 10;
 
 /// The callers' side.
 pub(super) struct Lane {
@@ -214,9 +209,15 @@ impl LaneTask {
 
     async fn drive(&mut self, stream: Stream) {
         let (reader, writer) = stream.split();
+        let shared = &self.shared;
+        // Nobody waits for it any more: work past its lifetime is dropped.
+        let wanted = |frame: &Frame| {
+            shared.queued_bytes.fetch_sub(frame.payload.len(), Ordering::Relaxed);
+            frame.kind != FrameKind::Request || shared.pending().contains_key(&frame.correlation)
+        };
         let ended = tokio::select! {
-            ended = write_frames(&self.core, self.class, &self.shared, &mut self.queue, writer) => ended,
-            ended = read_answers(&self.core, self.member, self.class, &self.shared, reader) => ended,
+            ended = write_frames(&self.core, self.class, &mut self.queue, wanted, writer) => ended,
+            ended = read_answers(&self.core, self.member, self.class, shared, reader) => ended,
         };
         match ended {
             Ended::Violation(what) => self.core.bad_frame(self.peer, self.member, self.class, &what),
@@ -242,19 +243,6 @@ impl LaneTask {
         for (_, waiting) in waiting {
             let _ = waiting.send(Err(error.clone()));
         }
-    }
-}
-
-/// How a stream ended.
-pub(super) enum Ended {
-    Closed,
-    Io(std::io::Error),
-    Violation(FrameError),
-}
-
-impl From<std::io::Error> for Ended {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
     }
 }
 
@@ -287,54 +275,6 @@ pub(super) async fn open_stream(
     }
 }
 
-async fn write_frames(
-    core: &Core,
-    class: StreamClass,
-    shared: &LaneShared,
-    queue: &mut mpsc::Receiver<Frame>,
-    mut writer: impl futures::AsyncWrite + Unpin,
-) -> Ended {
-    let stats = core.stats.class(class);
-    let mut batch = Vec::with_capacity(BATCH_FRAMES);
-    let mut out = BytesMut::with_capacity(READ_BYTES);
-    while queue.recv_many(&mut batch, BATCH_FRAMES).await > 0 {
-        for frame in batch.drain(..) {
-            shared.queued_bytes.fetch_sub(frame.payload.len(), Ordering::Relaxed);
-            // Nobody waits for it any more: work past its lifetime is dropped.
-            if frame.kind == FrameKind::Request && !shared.pending().contains_key(&frame.correlation) {
-                continue;
-            }
-            add(&stats.frames_out, 1);
-            add(&stats.bytes_out, frame.payload.len() as u64);
-            frame.encode(&mut out);
-            if out.len() >= BATCH_BYTES
-                && let Err(error) = flush_out(&mut writer, &mut out).await
-            {
-                return error.into();
-            }
-        }
-        if let Err(error) = flush_out(&mut writer, &mut out).await {
-            return error.into();
-        }
-    }
-    Ended::Closed
-}
-
-/// Writes and flushes what was gathered; a buffer that grew large is given back.
-pub(super) async fn flush_out(
-    writer: &mut (impl futures::AsyncWrite + Unpin),
-    out: &mut BytesMut,
-) -> std::io::Result<()> {
-    if !out.is_empty() {
-        writer.write_all(out).await?;
-    }
-    out.clear();
-    if out.capacity() > 2 * BATCH_BYTES {
-        *out = BytesMut::with_capacity(READ_BYTES);
-    }
-    writer.flush().await
-}
-
 async fn read_answers(
     core: &Core,
     member: MemberId,
@@ -342,23 +282,19 @@ async fn read_answers(
     shared: &LaneShared,
     reader: impl futures::AsyncRead + Unpin,
 ) -> Ended {
-    let stats = core.stats.class(class);
-    let mut frames = FrameReader::new(reader, class.limits().frame_bytes_max);
+    let mut frames = FrameReader::new(core, class, reader);
     loop {
         let frame = match frames.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ended::Closed,
+            Ok(frame) => frame,
             Err(ended) => return ended,
         };
-        add(&stats.frames_in, 1);
-        add(&stats.bytes_in, frame.payload.len() as u64);
         let answer = match frame.kind {
             FrameKind::Response => Ok(frame.payload),
             FrameKind::Failed => {
                 Err(MeshError::Remote { member, message: String::from_utf8_lossy(&frame.payload).into_owned() })
             }
             FrameKind::Busy => {
-                add(&stats.busy, 1);
+                add(&core.stats.class(class).busy, 1);
                 Err(MeshError::Busy { member, class })
             }
             other @ (FrameKind::OneWay | FrameKind::Request) => {
@@ -366,32 +302,5 @@ async fn read_answers(
             }
         };
         shared.answer(frame.correlation, answer);
-    }
-}
-
-/// Cuts a byte stream into frames.
-pub(super) struct FrameReader<R> {
-    reader: tokio_util::compat::Compat<R>,
-    buffer: BytesMut,
-    payload_bytes_max: usize,
-}
-
-impl<R: futures::AsyncRead + Unpin> FrameReader<R> {
-    pub fn new(reader: R, payload_bytes_max: usize) -> Self {
-        Self { reader: reader.compat(), buffer: BytesMut::new(), payload_bytes_max }
-    }
-
-    /// The next frame; `None` when the stream ended between frames. Yields to its neighbours now and then.
-    pub async fn next(&mut self) -> Result<Option<Frame>, Ended> {
-        loop {
-            if let Some(frame) = Frame::decode(&mut self.buffer, self.payload_bytes_max).map_err(Ended::Violation)? {
-                tokio::task::coop::consume_budget().await;
-                return Ok(Some(frame));
-            }
-            self.buffer.reserve(READ_BYTES);
-            if tokio::io::AsyncReadExt::read_buf(&mut self.reader, &mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(Ended::Violation(FrameError::Truncated)) };
-            }
-        }
     }
 }

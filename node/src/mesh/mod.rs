@@ -26,12 +26,13 @@ mod inbound;
 mod join;
 mod lane;
 mod link;
+mod members_only;
 mod peers;
+mod pipe;
 mod roster;
 mod stats;
 mod swarm;
 mod topic;
-mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,6 @@ pub use peers::{PeerEvent, PeerView};
 pub use roster::{RosterEntry, peer_name};
 pub use stats::{ClassCounters, MeshStats};
 pub use topic::Topic;
-pub use trace::TraceId;
 
 use self::core::Core;
 use arc_swap::ArcSwap;
@@ -122,7 +122,6 @@ impl Mesh {
             publishes: publishes_in,
             judging,
             dialer: dialer::Dialer::new(dial_map, config.settings.redial),
-            connections: connections::Connections::default(),
             penalties: HashMap::new(),
         };
         core.tasks.spawn(task.run());

@@ -36,9 +36,10 @@ pub struct PeerView {
 /// A change of a peer's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerEvent {
-    /// The first connection stands.
+    /// A new connection stands. It may replace another that nobody saw break: then the peer has likely restarted, and
+    /// what was said to it before may be lost.
     Connected(MemberId),
-    /// The last connection is gone.
+    /// The connection is gone.
     Disconnected(MemberId),
 }
 

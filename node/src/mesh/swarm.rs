@@ -3,7 +3,6 @@
 //! No frame passes through here. Frames go from a lane's task over a stream to the peer, gossip to the gossip task.
 
 use super::behaviour::{BehaviourEvent, MembersEvent, Swarm};
-use super::connections::Connections;
 use super::core::{Command, Core};
 use super::dialer::Dialer;
 use super::gate::GateEvent;
@@ -33,7 +32,6 @@ pub(super) struct SwarmTask {
     pub publishes: mpsc::Receiver<(Topic, Bytes)>,
     pub judging: mpsc::Sender<Judged>,
     pub dialer: Dialer,
-    pub connections: Connections,
     pub penalties: HashMap<PeerId, (f64, Instant)>,
 }
 
@@ -83,7 +81,7 @@ impl SwarmTask {
         let roster = core.roster.load();
         let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
-            let strangers = self.connections.strangers_of(&peer);
+            let strangers = self.swarm.behaviour().gate.strangers_of(&peer);
             match roster.member_of(&peer) {
                 // A stranger's connection speaks only the join protocol: a member needs a new one, once it has its answer.
                 Some(member) if !strangers.is_empty() && !core.is_joining(&peer) => {
@@ -92,7 +90,7 @@ impl SwarmTask {
                         self.swarm.close_connection(connection);
                     }
                 }
-                None if self.connections.is_member(&peer) || roster.is_denied(&peer) => {
+                None if self.stands(&peer) || roster.is_denied(&peer) => {
                     tracing::info!(%peer, "no longer a member: disconnected");
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
@@ -102,13 +100,18 @@ impl SwarmTask {
         let links = core.links.load();
         self.dialer.retain(|peer| links.values().any(|link| link.peer == *peer));
         for link in links.values() {
-            if self.connections.is_member(&link.peer) {
+            if self.stands(&link.peer) {
                 link.connected.send_if_modified(|connected| !std::mem::replace(connected, true));
             } else {
                 // The smaller member id dials at once, the other a little later: one connection is enough.
                 self.dialer.add(Instant::now(), link.peer, link.member > core.me);
             }
         }
+    }
+
+    /// Whether a member's connection to `peer` stands.
+    fn stands(&self, peer: &PeerId) -> bool {
+        self.swarm.behaviour().members.connections().stands(peer)
     }
 
     fn report(&mut self, id: &gossipsub::MessageId, source: &PeerId, acceptance: MessageAcceptance) {
@@ -171,7 +174,7 @@ impl SwarmTask {
 
     fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-        if self.connections.is_member(&peer) || addresses.is_empty() {
+        if self.stands(&peer) || addresses.is_empty() {
             return;
         }
         let options =
@@ -186,12 +189,11 @@ impl SwarmTask {
             SwarmEvent::Behaviour(BehaviourEvent::Members(event)) => self.on_member_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Gate(event)) => self.on_gate_event(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                let address = endpoint.get_remote_address().clone();
-                self.on_connection(peer_id, connection_id, endpoint.is_dialer(), address);
+                self.on_connection(peer_id, connection_id, endpoint.get_remote_address());
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
                 let cause = cause.map(|cause| cause.to_string());
-                self.on_closed(peer_id, connection_id, cause.as_deref().unwrap_or("closed here"));
+                self.on_closed(peer_id, cause.as_deref().unwrap_or("closed here"));
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 add(&self.core.stats.dials_failed, 1);
@@ -211,16 +213,15 @@ impl SwarmTask {
         }
     }
 
-    fn on_connection(&mut self, peer: PeerId, connection: ConnectionId, dialled: bool, address: Multiaddr) {
-        if self.swarm.behaviour().gate.is_stranger(connection) {
+    fn on_connection(&mut self, peer: PeerId, connection: ConnectionId, address: &Multiaddr) {
+        let behaviour = self.swarm.behaviour();
+        if behaviour.gate.is_stranger(connection) {
             tracing::info!(%peer, %address, "a stranger connected: it may only ask to join");
-            self.connections.add_stranger(peer, connection);
             return;
         }
-        let me = *self.swarm.local_peer_id();
-        for surplus in self.connections.add_member(me, peer, connection, dialled) {
+        if !behaviour.members.connections().counts(&peer, connection) {
             tracing::debug!(%peer, "a second connection to the same peer is closed");
-            self.swarm.close_connection(surplus);
+            return;
         }
         self.dialer.done(Instant::now(), &peer);
         let Some(link) = self.core.link_of_peer(&peer) else {
@@ -232,14 +233,13 @@ impl SwarmTask {
             state.address = Some(address.to_string());
             state.last_seen = Some(Instant::now());
         });
-        if link.connected.send_if_modified(|connected| !std::mem::replace(connected, true)) {
-            tracing::info!(member = %link.member, %address, "peer connected");
-            let _ = self.core.events.send(PeerEvent::Connected(link.member));
-        }
+        let replaces = link.connected.send_replace(true);
+        tracing::info!(member = %link.member, %address, replaces, "peer connected");
+        let _ = self.core.events.send(PeerEvent::Connected(link.member));
     }
 
-    fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, cause: &str) {
-        if self.connections.remove(&peer, connection) {
+    fn on_closed(&mut self, peer: PeerId, cause: &str) {
+        if self.stands(&peer) {
             return;
         }
         self.penalties.retain(|_, (sum, since)| decayed(*sum, since.elapsed()) >= 1.0);

@@ -28,12 +28,20 @@ fn main() -> ExitCode {
     match runtime.block_on(e2e::chaos::run(seed, points, |line| println!("{line}"))) {
         Ok(tally) => {
             for (stage, hits) in &tally.by_stage {
-                println!("  {stage:<14} {hits} kills");
+                println!("  {stage:<14} {hits} points");
+            }
+            println!("last event of the task before its point's kill:");
+            for (event, hits) in &tally.struck_after {
+                println!("  {event:<14} {hits} points");
             }
             println!(
-                "seed {seed}: {points} points in {:.0?}; nothing acknowledged was lost, no task has two results; \
+                "seed {seed}: {points} points, {} kills in {:.0?}; {} tasks, {} commits and {} promises to commit kept; nothing acknowledged was lost, no task has two results; \
                  the slowest return took {:.1?}",
+                tally.kills,
                 begin.elapsed(),
+                tally.tasks,
+                tally.committed,
+                tally.waiting,
                 tally.slowest_return
             );
             ExitCode::SUCCESS

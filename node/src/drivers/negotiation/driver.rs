@@ -4,9 +4,11 @@ use super::board::TaskBoard;
 use super::handle::{NegotiationGauges, NegotiationHandle, PoolState, ProviderRun};
 use super::inbox::{Answering, Incoming, Queues};
 use super::outgoing::{Outgoing, PeerSender, Seal};
+use super::traces::Traces;
 use crate::drivers::custody::{TaskRecords, TaskRecordsError};
 use crate::drivers::members::KnownMembers;
 use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
+use crate::trace::TraceId;
 use adapters::contract::RunKey;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -86,7 +88,7 @@ pub struct NegotiationParts {
 
 /// A wish of a service.
 pub(super) enum Control {
-    Submit(Box<Submission>, oneshot::Sender<Result<(), Reason>>),
+    Submit(Box<Submission>, TraceId, oneshot::Sender<Result<(), Reason>>),
     Plan(Box<PlanRequest>, oneshot::Sender<PlanResult>),
     Cancel(TaskId, String, oneshot::Sender<()>),
     Feed(Box<Input>),
@@ -152,6 +154,7 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         records: parts.records,
         members: parts.members,
         outgoing: Outgoing::default(),
+        traces: Traces::default(),
         loopback: VecDeque::new(),
         held: VecDeque::new(),
         writing: Vec::new(),
@@ -216,6 +219,7 @@ struct Driver {
     records: TaskRecords,
     members: KnownMembers,
     outgoing: Outgoing,
+    traces: Traces,
     loopback: VecDeque<Message>,
     held: VecDeque<(PersistId, MemberId, Message)>,
     writing: Vec<Record>,
@@ -375,13 +379,20 @@ impl Driver {
             // Its asker has stopped waiting.
             return;
         }
+        if let Some(attempt) = incoming.message.attempt().filter(|_| incoming.trace.is_some()) {
+            let (trace, class) = (incoming.trace, incoming.message.class());
+            tracing::debug!(%trace, task_id = %attempt.task, fence = %attempt.fence, member = %incoming.from, ?class, "a peer speaks of a task");
+            self.traces.note(attempt.task, trace);
+        }
         self.input(Input::Message { from: incoming.from, message: incoming.message });
     }
 
     fn control(&mut self, control: Control) {
         match control {
-            Control::Submit(submission, answer) => {
+            Control::Submit(submission, trace, answer) => {
                 let task = submission.task;
+                self.traces.note(task, trace);
+                tracing::debug!(%trace, task_id = %task, "a task is handed in");
                 self.submits.insert(task, answer);
                 self.input(Input::Submit(submission));
             }
@@ -456,7 +467,8 @@ impl Driver {
         if to == self.me {
             self.loopback.push_back(message);
         } else {
-            self.outgoing.push(to, message);
+            let trace = message.attempt().map_or(TraceId::NONE, |attempt| self.traces.of(attempt.task));
+            self.outgoing.push(to, trace, message);
         }
     }
 
@@ -474,6 +486,7 @@ impl Driver {
         let lease = |grant: consensus::negotiation::RunGrant| {
             Box::new(RunLease {
                 key: key(grant.attempt),
+                trace: self.traces.of(grant.attempt.task),
                 lease: grant.lease,
                 origin: grant.origin,
                 pool: grant.target.pool,

@@ -2,6 +2,7 @@
 
 use super::board::TaskBoard;
 use super::driver::{Control, Switch};
+use crate::trace::TraceId;
 use arc_swap::ArcSwap;
 use consensus::negotiation::{
     Attempt, LeasePhase, OriginStats, PlanRequest, PlanResult, PoolDigest, ProviderStats, Submission,
@@ -123,7 +124,7 @@ impl NegotiationHandle {
     /// [`SubmitError`].
     pub async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
         let (answer, waiting) = oneshot::channel();
-        self.send(&self.work, Control::Submit(Box::new(submission), answer)).await?;
+        self.send(&self.work, Control::Submit(Box::new(submission), TraceId::current(), answer)).await?;
         waiting.await.map_err(|_| HandleError::Stopped)?.map_err(SubmitError::Refused)
     }
 

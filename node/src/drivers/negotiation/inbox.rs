@@ -6,6 +6,7 @@
 use super::outgoing::{PeerSender, Seal, send_now};
 use crate::drivers::members::KnownMembers;
 use crate::mesh::{FrameHandler, StreamClass};
+use crate::trace::TraceId;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::envelope::{Envelope, Federation, StatementKind};
@@ -33,6 +34,8 @@ pub struct Incoming {
     pub message: Message,
     /// When it came.
     pub at: Instant,
+    /// The request that it is about, as its sender says.
+    pub trace: TraceId,
 }
 
 /// The driver's ends of the queues.
@@ -104,11 +107,11 @@ impl Inbox {
                 return;
             }
         };
-        let at = Instant::now();
+        let (at, trace) = (Instant::now(), TraceId::current());
         for message in messages {
             let question = message.class() == MessageClass::Question;
             let queue = if question { &self.questions } else { &self.contracts };
-            match queue.try_send(Incoming { from, message, at }) {
+            match queue.try_send(Incoming { from, message, at, trace }) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(incoming)) if question => self.shed(incoming),
                 Err(_) => {

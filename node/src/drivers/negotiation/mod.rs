@@ -15,6 +15,7 @@ mod handle;
 mod inbox;
 mod index;
 mod outgoing;
+mod traces;
 
 pub use board::{BoardTask, TaskBoard};
 pub use driver::{NegotiationParts, NoResults, ResultFetcher, start};

@@ -1,6 +1,7 @@
 //! The way out: messages of a tick gathered by peer and class, packed into frames, signed once each.
 
 use crate::mesh::{MeshError, MeshHandle, StreamClass};
+use crate::trace::TraceId;
 use bytes::Bytes;
 use consensus::envelope::{Envelope, Federation, StatementKind};
 use consensus::negotiation::{Message, MessageClass, seal_frames};
@@ -9,6 +10,10 @@ use ed25519_dalek::SigningKey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A frame has one trace id: up to so many are kept apart among the messages to one peer in one tick. Under more load
+/// frames are shared and carry none.
+const TRACES_PER_TICK: usize = 8;
 
 /// What sends frames to peers: the mesh.
 pub trait PeerSender: Send + Sync {
@@ -62,22 +67,26 @@ pub fn send_now(peers: &dyn PeerSender, seal: &Seal, to: MemberId, messages: &[M
 /// Messages of the present tick.
 #[derive(Default)]
 pub struct Outgoing {
-    by_lane: BTreeMap<(MemberId, bool), Vec<Message>>,
+    by_lane: BTreeMap<(MemberId, bool), BTreeMap<TraceId, Vec<Message>>>,
 }
 
 impl Outgoing {
-    /// Adds a message.
-    pub fn push(&mut self, to: MemberId, message: Message) {
+    /// Adds a message about the request `trace`.
+    pub fn push(&mut self, to: MemberId, trace: TraceId, message: Message) {
         let run_event = message.class() == MessageClass::RunEvent;
-        self.by_lane.entry((to, run_event)).or_default().push(message);
+        let lane = self.by_lane.entry((to, run_event)).or_default();
+        let room = lane.len() < TRACES_PER_TICK || lane.contains_key(&trace);
+        lane.entry(if room { trace } else { TraceId::NONE }).or_default().push(message);
     }
 
     /// Sends everything; returns what could not be sent.
     pub fn flush(&mut self, peers: &dyn PeerSender, seal: &Seal) -> Vec<(MemberId, Vec<Message>)> {
         let mut unsent = Vec::new();
-        for ((to, _), messages) in std::mem::take(&mut self.by_lane) {
-            if !send_now(peers, seal, to, &messages) {
-                unsent.push((to, messages));
+        for ((to, _), lane) in std::mem::take(&mut self.by_lane) {
+            for (trace, messages) in lane {
+                if !trace.sync_scope(|| send_now(peers, seal, to, &messages)) {
+                    unsent.push((to, messages));
+                }
             }
         }
         unsent

@@ -5,6 +5,7 @@ use crate::drivers::custody::TaskRecords;
 use crate::drivers::members::{KnownMember, KnownMembers};
 use crate::drivers::run_channel::{RunCommand, RunReport, RunReportState};
 use crate::mesh::{FrameHandler as _, MeshError, StreamClass};
+use crate::trace::TraceId;
 use bytes::Bytes;
 use consensus::envelope::Federation;
 use consensus::negotiation::{
@@ -23,12 +24,16 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+/// The backend lets this one wait for ever.
+const NEVER_STARTS: u64 = 404;
 const FEDERATION: Federation = Federation { id: [9; 32], epoch: 1 };
 
 /// Delivers frames between the regions of a test.
 #[derive(Clone, Default)]
 struct Hub {
     inboxes: Arc<Mutex<BTreeMap<MemberId, Arc<Inbox>>>>,
+    /// The traces of the runs that were prepared anywhere.
+    prepared: Arc<Mutex<Vec<TraceId>>>,
 }
 
 struct Port {
@@ -99,14 +104,18 @@ fn pool(servers: u32) -> OwnPool {
 }
 
 /// Runs that end at once, or only when they are cancelled.
-async fn execute(mut commands: mpsc::Receiver<RunCommand>, reports: mpsc::Sender<RunReport>, ends: bool) {
+async fn execute(hub: Hub, mut commands: mpsc::Receiver<RunCommand>, reports: mpsc::Sender<RunReport>, ends: bool) {
     let ended = |reason: Option<ReasonCode>| {
         let outcome = RunOutcome { reason: reason.map(Into::into), ..RunOutcome::default() };
         RunReportState::Ended(Box::new(outcome))
     };
     while let Some(command) = commands.recv().await {
         let said = match command {
-            RunCommand::Prepare(lease) => vec![(lease.key, RunReportState::Staged)],
+            RunCommand::Prepare(lease) => {
+                hub.prepared.lock().unwrap().push(lease.trace);
+                vec![(lease.key, RunReportState::Staged)]
+            }
+            RunCommand::Start(key) if key.task == submission(NEVER_STARTS).task => Vec::new(),
             RunCommand::Start(key) if ends => vec![(key, RunReportState::Started), (key, ended(None))],
             RunCommand::Start(key) => vec![(key, RunReportState::Started)],
             RunCommand::Reattach(lease) => vec![(lease.key, RunReportState::Started)],
@@ -130,7 +139,7 @@ fn start_knowing(hub: &Hub, me: MemberId, dir: &Path, servers: u32, ends: bool, 
     hub.inboxes.lock().unwrap().insert(me, inbox);
     let (runs, runs_in) = mpsc::channel(64);
     let (reports, reports_in) = mpsc::channel(64);
-    tokio::spawn(execute(runs_in, reports, ends));
+    tokio::spawn(execute(hub.clone(), runs_in, reports, ends));
     let stop = CancellationToken::new();
     let records = Records::open(&dir.join(format!("records-{}", me.0))).unwrap();
     let (handle, digests, task) = start(NegotiationParts {
@@ -205,6 +214,35 @@ async fn until(region: &Region, task: TaskId, done: impl Fn(&BoardTask) -> bool)
         }
         watch.recv().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_trace_of_a_submission_reaches_the_run_in_the_other_region() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, one, two) = pair(dir.path(), true).await;
+    let traces = [TraceId([1; 16]), TraceId([2; 16])];
+    for (n, trace) in [1, 2].into_iter().zip(traces) {
+        trace.scope(one.handle.submit(submission(n))).await.unwrap();
+        until(&one, submission(n).task, |t| t.summary.state.is_ended()).await;
+    }
+    assert_eq!(*hub.prepared.lock().unwrap(), traces);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_digest_says_how_many_tasks_wait_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_hub, one, mut two) = pair(dir.path(), false).await;
+    let queued = |digest: &Option<Digest>| digest.as_ref().map(|digest| digest.pools[0].queue);
+    one.handle.submit(submission(NEVER_STARTS)).await.unwrap();
+    two.digests.wait_for(|digest| queued(digest) == Some(1)).await.unwrap();
+    // the next one starts, and does not count once it runs
+    one.handle.submit(submission(1)).await.unwrap();
+    let free = |digest: &Option<Digest>| digest.as_ref().map(|digest| digest.pools[0].classes[0].free.cpu_milli);
+    two.digests.wait_for(|digest| queued(digest) == Some(1) && free(digest) == Some(30_000)).await.unwrap();
+    one.stop().await;
+    two.stop().await;
 }
 
 #[tokio::test]

@@ -158,6 +158,8 @@ impl RunExecutor {
     async fn prepare(&mut self, lease: RunLease) {
         let Some(key) = self.admit(lease, Phase::Staging).await else { return };
         let Some(job) = self.jobs.get_mut(&key) else { return };
+        let trace = job.lease.trace;
+        tracing::debug!(%trace, task_id = %key.task, fence = %key.fence, origin = %job.lease.origin, "a run is prepared");
         if job.spec.inputs.is_empty() {
             job.phase = Phase::Staged;
             self.report(key, RunReportState::Staged);
@@ -166,7 +168,8 @@ impl RunExecutor {
         let (lease, spec, stop) = (job.lease.clone(), Arc::clone(&job.spec), job.stop.clone());
         let (fetcher, done) = (self.fetcher.clone(), self.done.clone());
         tokio::spawn(async move {
-            let staged = stop.run_until_cancelled(stage::stage(&lease, &spec, &fetcher)).await;
+            let staging = trace.scope(stage::stage(&lease, &spec, &fetcher));
+            let staged = stop.run_until_cancelled(staging).await;
             if let Some(staged) = staged {
                 let _ = done.send(Done::Staged(key, staged));
             }
@@ -205,6 +208,8 @@ impl RunExecutor {
             Err(reason) => return self.fail(key, reason),
         };
         job.phase = Phase::Starting;
+        let trace = job.lease.trace;
+        tracing::info!(%trace, task_id = %key.task, fence = %key.fence, pool = job.lease.pool, "a run starts");
         let (adapter, done) = (Arc::clone(&job.adapter), self.done.clone());
         tokio::spawn(async move {
             let mut wait = SUBMIT_BACK_OFF;

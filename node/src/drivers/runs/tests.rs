@@ -109,6 +109,7 @@ impl Region {
 
 fn lease(number: u8, document: &str) -> RunLease {
     RunLease {
+        trace: crate::trace::TraceId::NONE,
         key: RunKey {
             task: TaskId([number; 16]),
             fence: Fence { epoch: Epoch { counter: 1, member: ORIGIN }, attempt: 1 },

@@ -5,6 +5,7 @@ mod gossip;
 mod streams;
 
 use super::*;
+use crate::trace::TraceId;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::envelope::Federation;
@@ -113,7 +114,7 @@ async fn start_at(member: u64, listen: &[&str], federation: Federation) -> Node 
         loop {
             tick.tick().await;
             match try_start_at(member, listen, federation).await {
-                Err(StartMeshError::Listen { .. }) => {}
+                Err(StartMeshError::Listen { reason, .. }) => eprintln!("DEBUG {reason}"),
                 started => return started.expect("the mesh starts"),
             }
         }

@@ -1,9 +1,10 @@
-//! Trace ids by W3C `traceparent`: taken from the caller where it sends one, else made here.
+//! The trace id of one request on its way through all regions: taken from the caller's W3C `traceparent` where it sends
+//! one, else made here; carried by every frame of the mesh that is sent on its behalf, and named in the log of each hop.
 
 use std::fmt;
 
-/// 16 bytes that name one request on its way through all regions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// 16 bytes as in W3C Trace Context; all zero means none.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash, PartialOrd, Ord)]
 pub struct TraceId(pub [u8; 16]);
 
 tokio::task_local! {
@@ -11,6 +12,9 @@ tokio::task_local! {
 }
 
 impl TraceId {
+    /// No trace.
+    pub const NONE: Self = Self([0; 16]);
+
     /// The trace of a `traceparent` header, or a new one.
     pub fn from_header(header: Option<&[u8]>) -> Self {
         header.and_then(Self::parse).unwrap_or_else(Self::random)
@@ -18,19 +22,27 @@ impl TraceId {
 
     /// A new trace.
     pub fn random() -> Self {
-        let mut bytes = [0_u8; 16];
-        rand::fill(&mut bytes);
-        Self(bytes)
+        Self(rand::random())
     }
 
-    /// The trace of the request that this task serves, where there is one.
-    pub fn current() -> Option<Self> {
-        CURRENT.try_with(|id| *id).ok()
+    /// Whether there is one.
+    pub fn is_some(self) -> bool {
+        self != Self::NONE
+    }
+
+    /// The trace of what this task serves, or none. Frames that are sent carry it; handlers run under the sender's.
+    pub fn current() -> Self {
+        CURRENT.try_with(|id| *id).unwrap_or_default()
     }
 
     /// Runs `future` as part of this trace.
-    pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs `call` as part of this trace.
+    pub fn sync_scope<R>(self, call: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, call)
     }
 
     fn parse(header: &[u8]) -> Option<Self> {
@@ -52,6 +64,12 @@ impl TraceId {
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TraceId({self})")
     }
 }
 
