@@ -72,7 +72,9 @@ pub async fn run(seed: u64, points: u64, mut say: impl FnMut(&str)) -> anyhow::R
         tally: Tally::default(),
         // identifier 0 stands in the pools' configurations
         next_identifier: 1,
+        offsets: BTreeMap::new(),
     };
+    world.take_aim().await.context("before the first point")?;
     for number in 0..points {
         let point = Point::draw(&mut world.random, number, world.ring.nodes.len());
         if let Err(error) = world.hit(&point).await {
@@ -107,9 +109,36 @@ struct World {
     promises: Promises,
     tally: Tally,
     next_identifier: u64,
+    /// How long after a task was begun to be handed in at a node its events came, lately.
+    offsets: BTreeMap<(usize, String), Duration>,
 }
 
 impl World {
+    /// Runs a task from each node in peace, to learn when its events come.
+    async fn take_aim(&mut self) -> anyhow::Result<()> {
+        for origin in 0..self.ring.nodes.len() {
+            let provider = (origin + 1) % self.ring.nodes.len();
+            let mut prepared = self.prepare(&format!("aim-{origin}"), origin, Some(provider)).await?;
+            prepared.handed.begun = jiff::Timestamp::now();
+            let answer = submit(&prepared.client, &prepared.document, &prepared.handed.name).await;
+            prepared.handed.id = id_of(&answer.map_err(|error| anyhow!("{error}"))?)?;
+            self.remember(prepared.handed);
+        }
+        for (task, events) in self.promises.check_tasks(&self.ring).await? {
+            self.learn_offsets(&task, &events, jiff::Timestamp::MAX);
+        }
+        Ok(())
+    }
+
+    /// Learns from a history when events come, as far as nobody was killed before them.
+    fn learn_offsets(&mut self, task: &Handed, events: &[TaskEvent], until: jiff::Timestamp) {
+        for event in events.iter().filter(|event| event.at < until) {
+            let took = Duration::try_from(event.at.duration_since(task.begun)).unwrap_or_default();
+            let known = self.offsets.entry((task.origin, event.kind.clone())).or_insert(took);
+            *known = (*known * 3 + took) / 4;
+        }
+    }
+
     async fn hit(&mut self, point: &Point) -> anyhow::Result<()> {
         let all: BTreeSet<usize> = (0..self.ring.nodes.len()).collect();
         let victims = match point.role {
@@ -127,15 +156,18 @@ impl World {
                 touched = self.register_without_quorum(point).await?;
                 down = all;
             }
-            Stage::Submission | Stage::After(_) => task = Some(self.task_while_killing(point, &victims).await?),
+            Stage::Submission | Stage::Aim(_) | Stage::After(_) => task = Some(self.task_while_killing(point, &victims).await?),
         }
         self.bring_back(&down).await?;
         self.promises.check_registered(&self.ring, touched.iter()).await?;
         let histories = self.promises.check_tasks(&self.ring).await?;
         if let Some(killed_at) = task
-            && let Some(events) = histories.last()
+            && let Some((_, events)) = histories.last()
         {
             *self.tally.struck_after.entry(last_before(events, killed_at)).or_default() += 1;
+            for (task, events) in &histories {
+                self.learn_offsets(task, events, killed_at);
+            }
         }
         Ok(())
     }
@@ -288,6 +320,7 @@ impl World {
         let Point { number, origin, provider, .. } = *point;
         let companion = (origin + 1) % self.ring.nodes.len();
         let mut beside = self.prepare(&format!("beside-{number}"), companion, None).await?;
+        beside.handed.begun = jiff::Timestamp::now();
         let answer = submit(&beside.client, &beside.document, &beside.handed.name).await;
         let answer = answer.map_err(|error| anyhow!("{error}"))?;
         beside.handed.id = id_of(&answer)?;
@@ -298,6 +331,7 @@ impl World {
         let key = handed.name.clone();
         let (answer, killed_at) = match point.stage {
             Stage::After(event) => {
+                handed.begun = jiff::Timestamp::now();
                 let answer = submit(&client, &document, &key).await;
                 if let Ok(task) = &answer {
                     wait_for_event(&client, &id_of(task)?, event).await;
@@ -305,12 +339,17 @@ impl World {
                 }
                 (answer, self.kill(victims)?)
             }
-            _ => {
+            stage => {
+                let aimed = match stage {
+                    Stage::Aim(event) => self.offsets.get(&(origin, event.to_owned())).copied().unwrap_or_default(),
+                    _ => Duration::ZERO,
+                };
+                handed.begun = jiff::Timestamp::now();
                 let submitting = {
                     let (client, document, key) = (client.clone(), document.clone(), key.clone());
                     async move { submit(&client, &document, &key).await }
                 };
-                self.kill_during(victims, point.delay / 2, submitting).await?
+                self.kill_during(victims, aimed + point.delay / 3, submitting).await?
             }
         };
         let task = match answer {
@@ -339,7 +378,8 @@ impl World {
         let script = "[ -e begun ] && exit 9; : > begun; cat in > out; printf %s \"$CAUSEWAY_FENCE\" >> out; sleep 0.15";
         let mut document = shell_task(name, script, &regions);
         document["inputs"] = json!([{ "path": "in", "digest": digest.to_string(), "size_bytes": content.len() }]);
-        let handed = Handed { origin, id: String::new(), name: name.to_owned(), content };
+        let begun = jiff::Timestamp::now();
+        let handed = Handed { origin, id: String::new(), name: name.to_owned(), content, begun };
         Ok(Prepared { client, document, handed })
     }
 
@@ -368,8 +408,8 @@ fn revised(text: &str, revision: usize) -> anyhow::Result<String> {
 
 /// The kind of the last event before `instant`.
 fn last_before(events: &[TaskEvent], instant: jiff::Timestamp) -> String {
-    let before = events.iter().filter(|event| event.at.parse::<jiff::Timestamp>().is_ok_and(|at| at <= instant));
-    before.last().map_or("nothing", |event| &event.kind).to_owned()
+    let mut before = events.iter().filter(|event| event.at <= instant);
+    before.next_back().map_or("nothing", |event| &event.kind).to_owned()
 }
 
 /// Submits until there is an answer.

@@ -15,6 +15,8 @@ pub enum Stage {
     Pending,
     /// A task is being handed in.
     Submission,
+    /// A task is about to get the event of this name, some milliseconds after it was handed in: too soon to be seen.
+    Aim(&'static str),
     /// A task has just got the event of this name.
     After(&'static str),
 }
@@ -23,11 +25,11 @@ pub enum Stage {
 pub const STAGES: &[(&str, Stage)] = &[
     ("registration", Stage::Registration),
     ("submission", Stage::Submission),
-    ("hold", Stage::After("asked")),
-    ("award", Stage::After("offered")),
-    ("bind", Stage::After("accepted")),
+    ("hold", Stage::Aim("asked")),
+    ("award", Stage::Aim("offered")),
+    ("bind", Stage::Aim("accepted")),
     ("revision", Stage::Revision),
-    ("staging", Stage::After("bound")),
+    ("staging", Stage::Aim("bound")),
     ("start", Stage::After("staged")),
     ("run", Stage::After("started")),
     ("result", Stage::After("run_ended")),

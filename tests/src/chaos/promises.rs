@@ -32,6 +32,8 @@ pub struct Handed {
     pub name: String,
     /// What its result begins with; the fence of the run follows.
     pub content: Vec<u8>,
+    /// When it was begun to be handed in.
+    pub begun: jiff::Timestamp,
 }
 
 /// Everything acknowledged so far.
@@ -47,8 +49,8 @@ pub struct Promises {
 pub struct TaskEvent {
     /// What happened.
     pub kind: String,
-    /// RFC 3339.
-    pub at: String,
+    /// When.
+    pub at: jiff::Timestamp,
     /// The fence, or empty.
     pub fence: String,
     /// All of it, for people.
@@ -82,7 +84,7 @@ impl Promises {
 
     /// Waits for the end of all open tasks and checks each: succeeded, the right content, one end, and the
     /// one result that was collected. Gives their histories.
-    pub async fn check_tasks(&mut self, ring: &Ring) -> anyhow::Result<Vec<Vec<TaskEvent>>> {
+    pub async fn check_tasks(&mut self, ring: &Ring) -> anyhow::Result<Vec<(Handed, Vec<TaskEvent>)>> {
         let mut histories = Vec::new();
         for task in std::mem::take(&mut self.tasks) {
             let client = ring.client(task.origin)?;
@@ -92,7 +94,7 @@ impl Promises {
                 let lines: Vec<&str> = events.iter().map(|event| event.line.as_str()).collect();
                 format!("task {} ({}) of r{}:\n{}", task.id, task.name, task.origin, lines.join("\n"))
             })?;
-            histories.push(events);
+            histories.push((task, events));
         }
         Ok(histories)
     }
@@ -130,10 +132,10 @@ pub async fn events(client: &Client, id: &str) -> anyhow::Result<Vec<TaskEvent>>
         .iter()
         .map(|event| {
             let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-            let (kind, at, fence) = (text("kind"), text("at"), text("fence"));
+            let (kind, at, fence) = (text("kind"), text("at").parse()?, text("fence"));
             let reason = event["reason"]["code"].as_str().unwrap_or_default();
             let line = format!("{at} {kind} {} {fence} {reason} {}", text("region"), text("detail"));
-            TaskEvent { kind, at, fence, line }
+            Ok(TaskEvent { kind, at, fence, line })
         })
-        .collect())
+        .collect::<Result<_, jiff::Error>>()?)
 }
