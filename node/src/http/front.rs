@@ -4,8 +4,8 @@
 
 use super::problem::{ApiError, Code};
 use super::state::AppState;
-use crate::trace::TraceId;
 use crate::metrics::RouteCode;
+use crate::trace::TraceId;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};

@@ -59,7 +59,11 @@ pub struct TaskEvent {
 
 impl Promises {
     /// Checks that every node knows an acknowledged text, or one sent later, under each of `keys`, as committed.
-    pub async fn check_registered(&self, ring: &Ring, keys: impl Iterator<Item = &String> + Clone) -> anyhow::Result<()> {
+    pub async fn check_registered(
+        &self,
+        ring: &Ring,
+        keys: impl Iterator<Item = &String> + Clone,
+    ) -> anyhow::Result<()> {
         for at in 0..ring.nodes.len() {
             let client = ring.client(at)?;
             for key in keys.clone() {
@@ -72,10 +76,7 @@ impl Promises {
                 });
                 if known.await.is_err() {
                     let says = client.get(&path, vec![]).await;
-                    bail!(
-                        "r{at} does not have {}, which r{owner} acknowledged; it says {says:?}",
-                        texts[certain - 1]
-                    );
+                    bail!("r{at} does not have {}, which r{owner} acknowledged; it says {says:?}", texts[certain - 1]);
                 }
             }
         }
@@ -100,12 +101,7 @@ impl Promises {
     }
 }
 
-async fn check_task(
-    client: &Client,
-    task: &Handed,
-    done: &Value,
-    events: &[TaskEvent],
-) -> anyhow::Result<()> {
+async fn check_task(client: &Client, task: &Handed, done: &Value, events: &[TaskEvent]) -> anyhow::Result<()> {
     if done["state"] != "succeeded" {
         bail!("it ended as {}: {}", done["state"], done["reason"]);
     }

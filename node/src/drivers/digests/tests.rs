@@ -24,11 +24,7 @@ fn key(member: u64) -> SigningKey {
 }
 
 fn place(member: u64) -> RegionPlace {
-    RegionPlace {
-        region: format!("r{member}").parse().unwrap(),
-        city: "G110100".to_owned(),
-        country: "CN".to_owned(),
-    }
+    RegionPlace { region: format!("r{member}").parse().unwrap(), city: "G110100".to_owned(), country: "CN".to_owned() }
 }
 
 fn members() -> KnownMembers {
@@ -49,12 +45,8 @@ fn identifier(capacity: u32) -> Cpi {
 }
 
 fn digest(member: u64, incarnation: u64) -> Digest {
-    let price = PriceList {
-        currency: "CNY".to_owned(),
-        cpu_core_hour_micro: 1,
-        memory_gib_hour_micro: 1,
-        chip_hour_micro: 1,
-    };
+    let price =
+        PriceList { currency: "CNY".to_owned(), cpu_core_hour_micro: 1, memory_gib_hour_micro: 1, chip_hour_micro: 1 };
     let pool = PoolDigest {
         name: "main".to_owned(),
         class: ComputeClass::General,
@@ -202,9 +194,7 @@ async fn identifiers_are_told_again_when_they_change_in_the_registry() {
         let cpi = identifier(capacity);
         one.registry.0.lock().unwrap().insert(cpi.stable_key(), cpi.clone());
         one.applied.send(index as u64 + 1).unwrap();
-        let is_it = |input: &Input| {
-            matches!(input, Input::Identifiers { member: MemberId(2), identifiers } if identifiers[0].1 == cpi)
-        };
+        let is_it = |input: &Input| matches!(input, Input::Identifiers { member: MemberId(2), identifiers } if identifiers[0].1 == cpi);
         one.hears("the text in force", is_it).await;
     }
     one.stop().await;
@@ -220,7 +210,11 @@ async fn the_gate_knows_what_is_new_and_what_is_wrong() {
     assert_eq!(gate.take(MemberId(1), &sealed(1, &later)), Judgement::New);
     assert_eq!(gate.take(MemberId(1), &sealed(1, &digest(1, 3))), Judgement::Known, "an older incarnation");
     assert_eq!(gate.take(MemberId(2), &sealed(1, &digest(1, 9))), Judgement::Wrong, "it speaks for another");
-    assert_eq!(gate.take(MemberId(1), &sealed(2, &digest(1, 9))), Judgement::NotYet, "no key of member 1, as far as known");
+    assert_eq!(
+        gate.take(MemberId(1), &sealed(2, &digest(1, 9))),
+        Judgement::NotYet,
+        "no key of member 1, as far as known"
+    );
     let mut cut = sealed(1, &digest(1, 9));
     cut.pop();
     assert_eq!(gate.take(MemberId(1), &cut), Judgement::Wrong);
