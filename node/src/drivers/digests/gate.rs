@@ -1,7 +1,7 @@
 //! Where digests come in: verified before they are forwarded, and given to whoever asks.
 
 use crate::drivers::members::KnownMembers;
-use crate::mesh::{FrameHandler, GossipHandler, GossipVerdict, StreamClass, Topic};
+use crate::mesh::{FrameHandler, GossipVerdict, StreamClass};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::envelope::{Envelope, Federation, OpenError, StatementKind};
@@ -84,18 +84,14 @@ impl DigestGate {
         *known = this;
         Judgement::New
     }
-}
 
-impl GossipHandler for DigestGate {
-    fn on_gossip(&self, author: MemberId, topic: Topic, payload: Bytes) -> GossipVerdict {
-        match topic {
-            // What depends on state that may lag here is ignored; what is wrong by itself is rejected.
-            Topic::Digests => match self.take(author, &payload) {
-                Judgement::New => GossipVerdict::Accept,
-                Judgement::Known | Judgement::NotYet => GossipVerdict::Ignore,
-                Judgement::Wrong => GossipVerdict::Reject,
-            },
-            Topic::Registrations => GossipVerdict::Ignore,
+    /// Judges a gossiped digest of `author` before it is forwarded. What depends on state that may lag here is ignored; what
+    /// is wrong by itself is rejected.
+    pub fn on_digest(&self, author: MemberId, payload: &[u8]) -> GossipVerdict {
+        match self.take(author, payload) {
+            Judgement::New => GossipVerdict::Accept,
+            Judgement::Known | Judgement::NotYet => GossipVerdict::Ignore,
+            Judgement::Wrong => GossipVerdict::Reject,
         }
     }
 }
