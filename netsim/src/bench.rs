@@ -40,7 +40,7 @@ impl Pair {
                         self.ended += u64::from(matches!(message, Message::EndAck(_)));
                         inbox.push_back((to.0 as usize - 1, Input::Message { from, message }));
                     }
-                    Action::Run(RunOrder::Start(attempt)) => {
+                    Action::Run { order: RunOrder::Start { attempt, .. }, .. } => {
                         inbox.push_back((index, Input::Run(attempt, RunNotice::Started)));
                         let outcome = RunOutcome { exit_code: Some(0), ..RunOutcome::default() };
                         inbox.push_back((index, Input::Run(attempt, RunNotice::Ended(Box::new(outcome)))));

@@ -121,6 +121,7 @@ impl World {
                 limits: Limits::default(),
                 mode: AskMode::Hold { ttl_ms: 5_000 },
                 ttl_ms: 1_000,
+                round: 1,
                 document: None,
             };
             let to = self.nodes[other].member;

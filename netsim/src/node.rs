@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::executor::Runs;
-use consensus::negotiation::{Input, Message, Negotiator, OwnPool, PersistId};
+use consensus::negotiation::{Input, Message, Negotiator, OwnPool, PersistId, RunOrder};
 use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::ids::{MemberId, TaskId};
 use cpi::resource::RegionPlace;
@@ -83,6 +83,8 @@ pub struct Node {
     pub(crate) synced: PersistId,
     pub(crate) newest: PersistId,
     pub(crate) held_back: VecDeque<(PersistId, MemberId, Message)>,
+    /// Orders to the executor with what they rest on.
+    pub(crate) orders: Vec<(PersistId, RunOrder)>,
     pub(crate) admitted: VecDeque<(PersistId, TaskId)>,
     pub(crate) backlog: VecDeque<Input>,
     pub(crate) digests: u64,
@@ -110,6 +112,7 @@ impl Node {
             synced: PersistId(0),
             newest: PersistId(0),
             held_back: VecDeque::new(),
+            orders: Vec::new(),
             admitted: VecDeque::new(),
             backlog: VecDeque::new(),
             digests: 0,
@@ -117,6 +120,15 @@ impl Node {
             told_us: 0,
             armed_us: None,
         }
+    }
+
+    /// The newest persist that a waiting order about the same run rests on: orders about one run keep their order.
+    pub(crate) fn order_of(&self, order: &RunOrder) -> PersistId {
+        if matches!(order, RunOrder::Renew { .. }) {
+            return PersistId::default();
+        }
+        let same = self.orders.iter().filter(|(_, waiting)| waiting.attempts() == order.attempts());
+        same.map(|(after, _)| *after).max().unwrap_or_default()
     }
 
     /// Persists on their way to the disk.

@@ -71,7 +71,15 @@ impl World {
                     }
                 },
                 Action::Planned(plan) => self.plans.push(*plan),
-                Action::Run(order) => self.order_run(index, order),
+                Action::Run { order, after } => {
+                    let node = &mut self.nodes[index];
+                    let after = after.unwrap_or_default().max(node.order_of(&order));
+                    if after > node.synced {
+                        node.orders.push((after, order));
+                    } else {
+                        self.order_run(index, order);
+                    }
+                }
                 Action::Fetch { attempt, from, .. } => {
                     let other = self.index(from);
                     let us = self.now_us + self.wan.rtt_us(index, other) + 5_000;
@@ -151,6 +159,12 @@ impl World {
             } else {
                 self.transmit(index, to, message);
             }
+        }
+        let orders = std::mem::take(&mut self.nodes[index].orders);
+        let (ready, waiting): (Vec<_>, Vec<_>) = orders.into_iter().partition(|(after, _)| *after <= up_to);
+        self.nodes[index].orders = waiting;
+        for (_, order) in ready {
+            self.order_run(index, order);
         }
         self.handle(index, Input::Persisted { up_to });
         if self.forgetful {

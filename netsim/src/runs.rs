@@ -20,16 +20,16 @@ impl World {
                 let attempt = grant.attempt;
                 self.stage(index, &grant);
                 if self.bug == Some(Bug::StartUnbound) {
-                    self.order_run(index, RunOrder::Start(attempt));
+                    self.start_run(index, attempt);
                 }
             }
-            RunOrder::Start(attempt) => {
-                let lease_ms = self.config.lease_ttl_ms;
+            RunOrder::Start { attempt, until } => {
+                let until_ms = self.nodes[index].clock.when(until) / 1000;
                 let Some(run) = self.nodes[index].runs.get_mut(&attempt) else { return };
                 if run.phase == RunPhase::Staged {
                     run.phase = RunPhase::Running;
                     run.since_ms = now_ms;
-                    run.lease_until_ms = run.lease_until_ms.map(|_| now_ms + lease_ms);
+                    run.lease_until_ms = run.lease_until_ms.map(|_| until_ms);
                     let left = run.left_ms;
                     self.note("run", index, Some(attempt.task), u64::from(attempt.fence.attempt));
                     self.observe_start(index, attempt);
@@ -41,21 +41,22 @@ impl World {
                 let attempt = grant.attempt;
                 match self.nodes[index].runs.get(&attempt).map(|run| run.phase) {
                     None => self.report(index, attempt, RunNotice::Lost(ReasonCode::RunLost.into())),
-                    Some(RunPhase::Staged) => self.order_run(index, RunOrder::Start(attempt)),
+                    Some(RunPhase::Staged) => self.start_run(index, attempt),
                     Some(RunPhase::Running) => self.report(index, attempt, RunNotice::Started),
                     Some(RunPhase::Ended { cancelled }) => self.report(index, attempt, ended(attempt, cancelled)),
                 }
             }
-            RunOrder::Renew { runs, ttl_ms } => {
+            RunOrder::Renew { runs, until } => {
+                let until_ms = self.nodes[index].clock.when(until) / 1000;
                 for attempt in runs {
                     let Some(run) = self.nodes[index].runs.get_mut(&attempt) else { continue };
                     if run.lease_until_ms.is_some() {
                         let frozen = !run.is_active(now_ms);
                         run.advance(now_ms);
-                        run.lease_until_ms = Some(now_ms + ttl_ms);
+                        run.lease_until_ms = Some(until_ms);
                         let left = run.left_ms;
                         // A run that went on has its end planned already; only a thawed one ends later than that.
-                        if frozen || left > ttl_ms {
+                        if frozen || now_ms + left > until_ms {
                             self.after_ms(left, Event::Run { node: index, attempt });
                         }
                         self.observe_active(attempt.task);
@@ -79,6 +80,13 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Starts a run under a whole lease.
+    fn start_run(&mut self, index: usize, attempt: Attempt) {
+        let now = self.nodes[index].clock.now(self.now_us);
+        let until = now.mono.plus_ms(self.config.lease_ttl_ms);
+        self.order_run(index, RunOrder::Start { attempt, until });
     }
 
     fn stage(&mut self, index: usize, grant: &RunGrant) {

@@ -253,6 +253,7 @@ impl World {
         node.newest.0 = 0;
         node.held_back.clear();
         node.admitted.clear();
+        node.orders.clear();
         node.backlog.clear();
         node.armed_us = None;
         node.told_changes = u64::MAX;
@@ -421,6 +422,7 @@ impl World {
             for class in digest.pools.iter_mut().flat_map(|pool| &mut pool.classes) {
                 class.free = class.total();
                 class.largest_fit = class.per_server;
+                class.whole_chips = u32::MAX;
             }
         }
         self.metrics.digest_bytes = self.metrics.digest_bytes.max(digest.to_bytes().len() as u64);

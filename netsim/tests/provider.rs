@@ -76,6 +76,7 @@ fn ask(n: u64, attempt: u32, chips: u32, mode: AskMode) -> Ask {
         limits: Limits::default(),
         mode,
         ttl_ms: 1_000,
+        round: 1,
         document: (mode == AskMode::CommitIf).then_some(submission.document),
     }
 }

@@ -3,6 +3,7 @@
 use super::message::{Attempt, Message};
 use super::plan::PlanResult;
 use super::record::{Record, RunGrant};
+use crate::time::Monotonic;
 use cpi::ids::{MemberId, TaskId};
 use cpi::reason::Reason;
 
@@ -38,8 +39,13 @@ pub enum Action {
     },
     /// A plan is ready.
     Planned(Box<PlanResult>),
-    /// An order to this region's executor.
-    Run(RunOrder),
+    /// An order to this region's executor, but not before that persist is on disk.
+    Run {
+        /// What.
+        order: RunOrder,
+        /// After which persist.
+        after: Option<PersistId>,
+    },
     /// Bring the outputs and logs of this run from its provider, then report [`super::Input::Fetched`].
     Fetch {
         /// The run.
@@ -57,18 +63,37 @@ pub enum RunOrder {
     /// Fetch and verify the inputs; report `Staged`. Nothing runs yet.
     Prepare(Box<RunGrant>),
     /// Start it once it is staged (the executor waits for that); report `Started`, then `Ended`.
-    Start(Attempt),
+    Start {
+        /// Which run.
+        attempt: Attempt,
+        /// Until when its lease lets it run.
+        until: Monotonic,
+    },
     /// After a restart: find the run again, do not start it; report what it is, or `Lost`.
     Reattach(Box<RunGrant>),
-    /// The lease goes on for so long from now.
+    /// Leases go on. An instant, so that an order that waits does not lengthen a run: drivers work out what is left when
+    /// they hand it on.
     Renew {
         /// Which runs.
         runs: Vec<Attempt>,
-        /// Milliseconds.
-        ttl_ms: u64,
+        /// Until when they may run.
+        until: Monotonic,
     },
     /// End it; report `Ended` (or nothing if it never started).
     Cancel(Attempt),
     /// The origin has everything: forget the run and what it left.
     Release(Attempt),
+}
+
+impl RunOrder {
+    /// The runs that it is about.
+    pub fn attempts(&self) -> &[Attempt] {
+        match self {
+            Self::Prepare(grant) | Self::Reattach(grant) => std::slice::from_ref(&grant.attempt),
+            Self::Start { attempt, .. } | Self::Cancel(attempt) | Self::Release(attempt) => {
+                std::slice::from_ref(attempt)
+            }
+            Self::Renew { runs, .. } => runs,
+        }
+    }
 }

@@ -12,8 +12,8 @@ const ANSWERS_MAX: usize = 200_000;
 /// A remembered answer.
 #[derive(Debug, Clone)]
 pub enum Remembered {
-    /// It was declined in this mode.
-    Declined(AskMode, Box<Decline>),
+    /// It was declined in this mode and round.
+    Declined(AskMode, u8, Box<Decline>),
     /// It was released or settled: nothing under this attempt is ever granted again.
     Released,
 }

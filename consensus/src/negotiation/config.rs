@@ -36,8 +36,16 @@ pub struct NegotiationConfig {
     /// Candidates whose score differs from the best by at most this much (of 1,000 per weight point) count as equal.
     /// Default 20.
     pub tie_permille: u32,
+    /// How much the own region weighs when regions as good as each other share the work, 1 to 1,000 permille of what it
+    /// has free. Default 400: own pools are left to tasks that may go nowhere else; 1,000 treats all alike.
+    pub own_permille: u32,
     /// Whether a clear favourite may commit at once. Default true; false always compares offers.
     pub commit_if: bool,
+    /// What a GiB costs that leaves this region, in millionths of the currency of its prices. Default 0.
+    pub egress_gib_micro: u64,
+    /// How far above the listed price an offer is still taken without asking others first, in permille. Default 200; the
+    /// task's budget holds in any case.
+    pub dearer_permille_max: u32,
     /// How old a digest may be before it is only a hint that the region exists, in ms. Default 30,000.
     pub digest_age_ms_max: u64,
     /// What this region grants to others.
@@ -63,7 +71,10 @@ impl Default for NegotiationConfig {
             placing_max: 256,
             tasks_max: 200_000,
             tie_permille: 20,
+            own_permille: 400,
             commit_if: true,
+            egress_gib_micro: 0,
+            dearer_permille_max: 200,
             digest_age_ms_max: 30_000,
             provider: ProviderPolicy::default(),
             weights: Weights::default(),
@@ -91,6 +102,8 @@ pub struct ProviderPolicy {
     pub leases_per_origin_max: u32,
     /// Leases of all origins at once. Default 100,000.
     pub leases_max: usize,
+    /// How far the price may fall for an origin that comes back, in permille of the list price. Default 0: list prices stand.
+    pub discount_permille_max: u32,
     /// How long a frozen run is kept before it is ended for good, in ms. Default 600,000.
     pub frozen_ms_max: u64,
     /// How long a result is kept for an origin that does not answer, in ms. Default 7 days.
@@ -108,6 +121,7 @@ impl Default for ProviderPolicy {
             holds_per_origin_max: 64,
             leases_per_origin_max: 20_000,
             leases_max: 100_000,
+            discount_permille_max: 0,
             frozen_ms_max: 600_000,
             result_ms_max: 7 * 24 * 3_600_000,
         }
@@ -134,6 +148,10 @@ pub struct Weights {
     pub fragmentation: u32,
     /// Soft wishes of the task. Default 200.
     pub affinity: u32,
+    /// Waiting times learned from own tasks. Default 0: shown by `explain`, not weighed.
+    pub waiting: u32,
+    /// Failures learned from own tasks. Default 0, as above.
+    pub failure: u32,
 }
 
 impl Default for Weights {
@@ -147,6 +165,8 @@ impl Default for Weights {
             keep: 150,
             fragmentation: 100,
             affinity: 200,
+            waiting: 0,
+            failure: 0,
         }
     }
 }

@@ -11,7 +11,7 @@ pub const DIGEST_BYTES_MAX: usize = 2048;
 pub const DIGEST_BODY_BYTES_MAX: usize = DIGEST_BYTES_MAX - 192;
 /// The most identifiers that one pool names in a digest.
 pub const IDENTIFIERS_MAX: usize = 8;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One region's soft state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,10 @@ pub struct ClassDigest {
     pub free: Quantity,
     /// The most for one task on one server.
     pub largest_fit: Quantity,
+    /// Which counts of whole free chips its servers have: bit n for n chips, bit 31 for more.
+    pub whole_chips: u32,
+    /// Which parts of a chip are free somewhere: bit n for n tenths and less than one more.
+    pub chip_parts: u16,
 }
 
 /// What all servers of a class have together.

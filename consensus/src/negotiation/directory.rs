@@ -4,6 +4,7 @@
 use super::digest::{ClassDigest, Digest, PoolDigest};
 use super::message::{ClassUpdate, Target};
 use super::need::{VariantNeed, Wishes};
+use super::peer::{AnswerTimes, Breaker, Learned};
 use crate::time::Monotonic;
 use cpi::dictionary::Dictionary;
 use cpi::filter::{Filter, IdentifierSource, StatusSource};
@@ -44,40 +45,14 @@ pub struct Region {
     pub digest_at: Monotonic,
     /// How long its answers take.
     pub answers: AnswerTimes,
+    /// Whether it is silent.
+    pub breaker: Breaker,
+    /// What was learned of work there.
+    pub learned: Learned,
     kept: u32,
     broken: u32,
     identifiers: BTreeMap<StableKey, Cpi>,
     labels: BTreeMap<String, u32>,
-}
-
-/// Smoothed answer time and its spread, as TCP keeps them for its retransmission timer.
-///
-/// Source: RFC 6298.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AnswerTimes {
-    mean_ms: u32,
-    spread_ms: u32,
-    measured: bool,
-}
-
-impl AnswerTimes {
-    /// Counts one answer.
-    pub fn measured(&mut self, ms: u64) {
-        let ms = ms.min(60_000) as u32;
-        if self.measured {
-            let off = self.mean_ms.abs_diff(ms);
-            self.spread_ms = (3 * self.spread_ms + off) / 4;
-            self.mean_ms = (7 * self.mean_ms + ms) / 8;
-        } else {
-            *self = Self { mean_ms: ms, spread_ms: ms / 2, measured: true };
-        }
-    }
-
-    /// How long to wait for the next answer.
-    pub fn patience_ms(&self, rtt_ms: Option<u32>) -> u64 {
-        let measured = u64::from(self.mean_ms) + 4 * u64::from(self.spread_ms);
-        measured.max(2 * u64::from(rtt_ms.unwrap_or(0)))
-    }
 }
 
 impl Region {
@@ -89,6 +64,8 @@ impl Region {
             digest: None,
             digest_at: Monotonic::default(),
             answers: AnswerTimes::default(),
+            breaker: Breaker::default(),
+            learned: Learned::default(),
             kept: 0,
             broken: 0,
             identifiers: BTreeMap::new(),
@@ -142,6 +119,12 @@ impl Region {
     pub fn broken_permille(&self) -> u32 {
         let all = u64::from(self.kept) + u64::from(self.broken) + 20;
         (u64::from(self.broken) * 1000 / all) as u32
+    }
+
+    /// It answered after so many ms, whatever it said.
+    pub fn answered(&mut self, ms: u64) {
+        self.answers.measured(ms);
+        self.breaker.hear();
     }
 
     /// Counts a kept promise.
@@ -317,6 +300,10 @@ impl Directory {
             .is_none_or(|old| (old.incarnation, old.sequence) < (digest.incarnation, digest.sequence));
         if !newer {
             return false;
+        }
+        if region.digest.as_ref().is_none_or(|old| old.incarnation < digest.incarnation) {
+            // It was started anew: what kept it silent may be over.
+            region.breaker.hear();
         }
         let grew = region.digest.as_ref().is_none_or(|old| has_grown(old, &digest));
         region.digest = Some(digest);

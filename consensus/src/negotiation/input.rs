@@ -118,6 +118,15 @@ pub enum Input {
         /// Milliseconds.
         rtt_ms: Option<u32>,
     },
+    /// Bytes were moved between here and a region: how fast its line is.
+    Moved {
+        /// Which region.
+        member: MemberId,
+        /// How many bytes.
+        bytes: u64,
+        /// In how many ms.
+        ms: u64,
+    },
     /// Descriptions of identifiers that digests name, for filters and prefixes.
     Identifiers {
         /// Whose.

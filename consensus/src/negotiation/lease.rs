@@ -19,6 +19,10 @@ pub struct Lease {
     pub slot: Option<Slot>,
     /// The persist that carries its newest promise.
     pub persist: PersistId,
+    /// When it was granted, for the mean age of runs.
+    pub granted: Monotonic,
+    /// When its start was ordered, until the program was seen running.
+    pub starting: Option<Monotonic>,
     /// Until when it may run without a renewal.
     pub until: Monotonic,
     /// The origin wants it no longer: its end is not reported.

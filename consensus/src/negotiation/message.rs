@@ -3,6 +3,7 @@
 //! Offers, declines, acceptances and ends are *statements*: the driver signs them (see [`super::frame`]). What an origin
 //! says binds nobody but itself and is authenticated by the mesh's stream.
 
+use super::counter::{Counter, ROUNDS_MAX};
 use super::need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX};
 use super::outcome::{FILES_MAX, RunOutcome};
 use bytes::Bytes;
@@ -65,6 +66,8 @@ pub struct Ask {
     pub mode: AskMode,
     /// How long the origin waits for the answer, from sending; older asks are dropped.
     pub ttl_ms: u64,
+    /// 1, and one more for every proposal of the region that the origin came back to.
+    pub round: u8,
     /// The task document as JSON text, where the provider may commit.
     pub document: Option<Bytes>,
 }
@@ -96,6 +99,9 @@ pub struct Offer {
     pub firmness: Firmness,
     /// How long it holds from receiving the ask; 0 for a quote.
     pub hold_ms: u64,
+    /// Thousandths of chips that the region's mean ask of late could use before and not after; negative where the task
+    /// uses up what nobody could.
+    pub fragmentation_milli: i64,
     /// Grams of CO2 per kWh, where known.
     pub carbon_g_per_kwh: Option<u32>,
     /// The provider's incarnation: an award of an older one is checked anew.
@@ -117,6 +123,8 @@ pub struct Decline {
     pub retry_after_ms: u64,
     /// How the asked places stand now.
     pub status: Vec<ClassUpdate>,
+    /// What it proposes instead.
+    pub counter: Option<Counter>,
 }
 
 /// Fresh figures of a server class.
@@ -334,6 +342,7 @@ impl Message {
         match self {
             Self::Ask(m) => {
                 m.need.is_bounded()
+                    && (1..=ROUNDS_MAX).contains(&m.round)
                     && m.targets.len() <= TARGETS_MAX
                     && m.targets.iter().all(Target::is_bounded)
                     && m.document.as_ref().is_none_or(|d| d.len() <= DOCUMENT_BYTES_MAX)
@@ -345,6 +354,10 @@ impl Message {
                 reason(&m.reason)
                     && m.status.len() <= STATUS_MAX
                     && m.status.iter().all(|s| text(&s.pool) && text(&s.class))
+                    && match &m.counter {
+                        Some(Counter::Less { target }) => target.is_bounded(),
+                        _ => true,
+                    }
             }
             Self::Ended(m) => {
                 let files = m.outcome.outputs.iter().chain(&m.outcome.logs);

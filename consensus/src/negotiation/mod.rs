@@ -20,21 +20,27 @@
 
 mod action;
 mod answers;
+mod binding;
 mod capacity;
 mod config;
+mod counter;
 mod digest;
 mod directory;
+mod ending;
 mod event;
 mod frame;
 mod hold;
 mod input;
+mod intake;
 mod lease;
 mod message;
 mod need;
 mod negotiator;
+mod offers;
 mod origin;
 mod outbox;
 mod outcome;
+mod peer;
 mod placing;
 mod plan;
 mod planning;
@@ -43,11 +49,14 @@ mod rank;
 mod record;
 mod round;
 mod running;
+mod spread;
 mod task;
 pub(crate) mod timers;
 
 pub use action::{Action, PersistId, RunOrder};
+pub use capacity::ChipSet;
 pub use config::{NegotiationConfig, ProviderPolicy, Weights};
+pub use counter::{Counter, Line, ROUNDS_MAX, Side};
 pub use digest::{ClassDigest, DIGEST_BODY_BYTES_MAX, DIGEST_BYTES_MAX, Digest, IDENTIFIERS_MAX, PoolDigest};
 pub use directory::{Directory, Region};
 pub use event::{Actor, DETAIL_CHARS_MAX, EventKind, TaskEvent, TaskState};
@@ -65,3 +74,6 @@ pub use plan::{Choice, PlanResult, PlannedOffer};
 pub use provider::{OwnPool, ProviderStats};
 pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
 pub use record::{LeasePhase, LeaseRecord, Record, Restored, RestoredTask, RunGrant, TaskRecord};
+
+#[cfg(test)]
+mod tests;

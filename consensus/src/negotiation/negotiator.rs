@@ -90,6 +90,11 @@ impl Negotiator {
                     }
                 }
             }
+            Input::Moved { member, bytes, ms } => {
+                if let Some(region) = origin.directory_mut().get_mut(member) {
+                    region.learned.moved(bytes, ms);
+                }
+            }
             Input::Identifiers { member, identifiers } => origin.directory_mut().describe(member, identifiers),
             Input::Dictionary(dictionary) => origin.directory_mut().set_dictionary(dictionary),
             Input::Pools(pools) => provider.set_pools(pools),
@@ -180,6 +185,8 @@ impl Negotiator {
                 servers: c.servers,
                 free: book.free(index as u16, class as u16),
                 largest_fit: book.largest_fit(index as u16, class as u16),
+                whole_chips: book.chips_free(index as u16, class as u16).0,
+                chip_parts: book.chips_free(index as u16, class as u16).1,
             });
             PoolDigest {
                 name: spec.name.clone(),

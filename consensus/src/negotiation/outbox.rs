@@ -31,9 +31,14 @@ impl Outbox {
         self.actions.push_back(Action::Send { to, message, after: Some(after) });
     }
 
-    /// Orders something from the executor.
+    /// Orders something from the executor at once.
     pub fn run(&mut self, order: RunOrder) {
-        self.actions.push_back(Action::Run(order));
+        self.actions.push_back(Action::Run { order, after: None });
+    }
+
+    /// Orders something from the executor once `after` is on disk.
+    pub fn run_after(&mut self, after: PersistId, order: RunOrder) {
+        self.actions.push_back(Action::Run { order, after: Some(after) });
     }
 
     /// Anything else.

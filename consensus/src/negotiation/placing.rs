@@ -1,22 +1,24 @@
 //! Asking: a round of waves under one fence, until a region is bound or nobody is left to ask.
 
 use super::event::{Actor, EventKind, TaskState};
-use super::message::{Accepted, Ask, AskMode, Attempt, Award, Decline, Limits, Message, Offer};
+use super::message::{Ask, AskMode, Limits, Message};
 use super::origin::{Due, Origin};
 use super::outbox::Outbox;
 use super::rank::{Answer, Question, Ranked, Ranking, rank};
 use super::record::Record;
 use super::round::{Asked, Round, Standing};
-use super::task::{Bound, Phase, Task};
-use crate::custody::{Binding, Quorum};
+use super::spread::Spreader;
+use super::task::{Phase, Task};
 use crate::time::Now;
 use cpi::ids::{MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
-use rand::RngExt as _;
+use cpi::resource::Firmness;
 use std::collections::BTreeMap;
 
 /// What one hedge costs of the retry budget; every first ask earns one, so that a tenth of all asks may be hedges.
 const HEDGE_COST: u32 = 10;
+/// Of 1,000 promises so many may be broken by a region that commits without others being asked.
+const BROKEN_PERMILLE_CLEAR: u32 = 300;
 /// The most that the retry budget saves up.
 const HEDGES_MAX: u32 = 2_000;
 
@@ -30,15 +32,20 @@ impl Origin {
             self.nobody(now, id, out);
             return;
         }
-        choose_of_two(&mut ranking.candidates, self.config.tie_permille * 10, &mut self.rng);
-        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let (me, own) = (self.me, self.config.own_permille);
+        if task.displaced {
+            self.spreader.in_proportion(&mut ranking.candidates, me, own, &mut self.rng);
+        } else {
+            let tie = self.config.tie_permille * 10;
+            Spreader::choose_of_two(&mut ranking.candidates, tie, me, own, &mut self.rng);
+        }
         task.phase = Phase::Placing(Box::new(Round::new(fence, now.mono, ranking.candidates, ranking.refusals)));
         self.placing += 1;
         self.advance(now, id, out);
     }
 
     /// No region can be asked now: the task waits if that may pass by itself, and ends otherwise.
-    fn nobody(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
+    pub(super) fn nobody(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let known = task.shown.is_some();
         let ranking = ranked(&self.directory, &self.config, self.me, task, now, true);
@@ -56,7 +63,7 @@ impl Origin {
         if hopeless {
             self.end_without_run(now, id, reason, out);
         } else {
-            self.wait(now, id, reason, out);
+            self.wait(now, id, reason, None, out);
         }
     }
 
@@ -66,7 +73,7 @@ impl Origin {
         if round.is_awarding() {
             return;
         }
-        if let Some((member, certain)) = round.best_offer()
+        if let Some((member, certain)) = round.best_offer(self.config.tie_permille * 10)
             && (certain || !round.is_waiting())
         {
             self.award(now, id, member, out);
@@ -89,7 +96,10 @@ impl Origin {
             return;
         };
         let silent = round.asked.values().any(|a| a.standing == Standing::Silent);
-        let may_commit = self.config.commit_if && !compare.contains(&favourite) && (first || !silent);
+        let may_commit = self.config.commit_if
+            && !compare.contains(&favourite)
+            && (first || !silent)
+            && self.is_clear(round, favourite);
         if first {
             self.hedges = (self.hedges + 1).min(HEDGES_MAX);
         } else if silent {
@@ -108,8 +118,18 @@ impl Origin {
         }
     }
 
+    /// Whether a favourite may commit without others being asked: it sets capacity aside, keeps its word, and has room for
+    /// more than this task, so that comparing would show nothing new.
+    fn is_clear(&self, round: &Round, favourite: MemberId) -> bool {
+        let Some(candidate) = round.candidates.iter().find(|c| c.member == favourite) else { return false };
+        let broken = self.directory.get(favourite).map_or(0, |region| region.broken_permille());
+        candidate.firmness != Firmness::Estimate
+            && broken <= BROKEN_PERMILLE_CLEAR
+            && (candidate.slots > 1 || round.candidates.len() == 1)
+    }
+
     /// Asks some regions at once.
-    fn ask(&mut self, now: Now, id: TaskId, members: &[MemberId], mode: AskMode, out: &mut Outbox) {
+    pub(super) fn ask(&mut self, now: Now, id: TaskId, members: &[MemberId], mode: AskMode, out: &mut Outbox) {
         let mut patience_ms = 0;
         for member in members {
             let region = self.directory.get(*member);
@@ -121,25 +141,29 @@ impl Origin {
         }
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let Phase::Placing(round) = &mut task.phase else { return };
+        let start_in_ms_max = task.deadline_at.map(|at| at.since_ms(now.mono));
         for &member in members {
             let Some(candidate) = round.candidates.iter_mut().find(|c| c.member == member) else { continue };
             candidate.answer = Answer::Asked;
-            let limits = Limits { price_hour_micro_max: Some(candidate.price_hour_micro), start_in_ms_max: None };
+            // Who may commit at once is bound to what its price list said; an offer is looked at before it is taken.
+            let limit = (mode == AskMode::CommitIf).then_some(candidate.price_hour_micro);
             let ask = Ask {
                 task: id,
                 fence: round.fence,
                 need: task.need.clone(),
                 targets: candidate.targets.clone(),
-                limits: if mode == AskMode::CommitIf { limits } else { Limits::default() },
+                limits: Limits { price_hour_micro_max: limit, start_in_ms_max },
                 mode,
                 ttl_ms,
+                round: 1,
                 document: (mode == AskMode::CommitIf).then(|| task.document.clone()),
             };
             let taken = candidate.targets.first().map(|t| (t.clone(), candidate.quantity));
             if let (Some(region), Some((target, quantity))) = (self.directory.get_mut(member), &taken) {
                 region.take(target, quantity);
             }
-            round.asked.insert(member, Asked { at: now.mono, mode, standing: Standing::Waiting, taken });
+            let standing = Standing::Waiting;
+            round.asked.insert(member, Asked { at: now.mono, mode, standing, taken, round: 1, limit });
             self.stats.asks += 1;
             out.send(member, Message::Ask(Box::new(ask)));
         }
@@ -155,7 +179,7 @@ impl Origin {
         self.arm_round(now, id, ttl_ms);
     }
 
-    fn arm_round(&mut self, now: Now, id: TaskId, ms: u64) {
+    pub(super) fn arm_round(&mut self, now: Now, id: TaskId, ms: u64) {
         let mut at = now.mono.plus_ms(ms);
         if let Some(deadline) = self.tasks.get(&id).and_then(|t| t.deadline_at) {
             at = at.min(deadline);
@@ -179,6 +203,7 @@ impl Origin {
         for (member, at) in silent {
             if let Some(region) = self.directory.get_mut(member) {
                 region.answers.measured(2 * now.mono.since_ms(at));
+                region.breaker.miss(now.mono);
                 region.breaks();
             }
             let me = self.me;
@@ -209,257 +234,8 @@ impl Origin {
         }
     }
 
-    /// An offer came.
-    pub(super) fn offered(&mut self, now: Now, from: MemberId, offer: Offer, out: &mut Outbox) {
-        let id = offer.task;
-        let Some(task) = self.tasks.get_mut(&id) else {
-            if !self.plan_offered(now, from, offer.clone(), out) {
-                out.send(from, Message::Release(Attempt { task: id, fence: offer.fence }));
-            }
-            return;
-        };
-        let need = task.need_digest;
-        let Phase::Placing(round) = &mut task.phase else {
-            if !task.is_bound_to(from, &Attempt { task: id, fence: offer.fence }) {
-                out.send(from, Message::Release(Attempt { task: id, fence: offer.fence }));
-            }
-            return;
-        };
-        let fitting = offer.fence == round.fence && offer.need == need;
-        match round.asked.get_mut(&from).filter(|_| fitting) {
-            Some(asked) if matches!(asked.standing, Standing::Waiting | Standing::Silent) => {
-                if let Some(region) = self.directory.get_mut(from) {
-                    region.answers.measured(now.mono.since_ms(asked.at));
-                }
-                let target = offer.target.clone();
-                let detail = format!("{} millionths of {} per hour", offer.price_hour_micro, offer.currency);
-                asked.standing = Standing::Offered(Box::new(offer));
-                round.note(from, Answer::Offered);
-                task.tell(
-                    now,
-                    Actor::Provider(from),
-                    EventKind::Offered,
-                    TaskState::Placing,
-                    None,
-                    Some(from),
-                    Some(target),
-                    detail,
-                );
-                self.advance(now, id, out);
-            }
-            Some(_) => {}
-            None => out.send(from, Message::Release(Attempt { task: id, fence: offer.fence })),
-        }
-    }
-
-    fn award(&mut self, now: Now, id: TaskId, member: MemberId, out: &mut Outbox) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let Phase::Placing(round) = &mut task.phase else { return };
-        let Some(asked) = round.asked.get_mut(&member) else { return };
-        let Standing::Offered(offer) = &asked.standing else { return };
-        let offer = offer.clone();
-        asked.standing = Standing::Awarded(offer.clone());
-        asked.at = now.mono;
-        let target = offer.target.clone();
-        let award = Award {
-            task: id,
-            fence: offer.fence,
-            offer: offer.offer,
-            incarnation: offer.incarnation,
-            target: offer.target.clone(),
-            need: task.need.clone(),
-            limits: Limits { price_hour_micro_max: Some(offer.price_hour_micro), start_in_ms_max: None },
-            document: task.document.clone(),
-        };
-        let me = self.me;
-        task.tell(
-            now,
-            Actor::Origin(me),
-            EventKind::Awarded,
-            TaskState::Placing,
-            None,
-            Some(member),
-            Some(target),
-            String::new(),
-        );
-        out.send(member, Message::Award(Box::new(award)));
-        let patience = self.directory.get(member).map_or(0, |r| r.answers.patience_ms(r.rtt_ms));
-        let ms = patience.clamp(self.config.ask_deadline_ms_min, self.config.ask_deadline_ms_max);
-        self.arm_round(now, id, ms + self.config.award_grace_ms);
-    }
-
-    /// A decline came.
-    pub(super) fn declined(&mut self, now: Now, from: MemberId, decline: Decline, out: &mut Outbox) {
-        let id = decline.task;
-        let Some(task) = self.tasks.get_mut(&id) else {
-            self.plan_declined(now, from, decline, out);
-            return;
-        };
-        let Phase::Placing(round) = &mut task.phase else { return };
-        if decline.fence != round.fence {
-            return;
-        }
-        let Some(asked) = round.asked.get_mut(&from) else { return };
-        if asked.standing == Standing::Declined {
-            return;
-        }
-        let asked_at = asked.at;
-        let taken = asked.taken.take();
-        let compare = decline.reason.code == ReasonCode::Contended && asked.mode == AskMode::CommitIf;
-        asked.standing = Standing::Declined;
-        round.note(from, Answer::Declined(decline.reason.clone()));
-        if compare {
-            // Contended: the region compares before it commits, so it is asked for an offer instead.
-            round.asked.remove(&from);
-            task.compare.insert(from);
-        }
-        if let Some(region) = self.directory.get_mut(from) {
-            region.answers.measured(now.mono.since_ms(asked_at));
-            if let Some((target, quantity)) = taken {
-                region.give_back(&target, &quantity);
-            }
-            region.update(&decline.status);
-            if decline.reason.code == ReasonCode::HoldLost {
-                region.breaks();
-            }
-        }
-        let reason = Some(decline.reason);
-        task.tell(
-            now,
-            Actor::Provider(from),
-            EventKind::Declined,
-            TaskState::Placing,
-            reason,
-            Some(from),
-            None,
-            String::new(),
-        );
-        self.advance(now, id, out);
-    }
-
-    /// An acceptance came: the first under the fence is bound, every other is released.
-    pub(super) fn accepted(&mut self, now: Now, from: MemberId, accepted: Accepted, out: &mut Outbox) {
-        let attempt = Attempt { task: accepted.task, fence: accepted.fence };
-        let id = accepted.task;
-        let Some(task) = self.tasks.get_mut(&id) else {
-            out.send(from, Message::Release(attempt));
-            return;
-        };
-        if task.is_bound_to(from, &attempt) {
-            if matches!(task.phase, Phase::Bound(_)) {
-                out.send(from, Message::Bound(attempt));
-            }
-            return;
-        }
-        let expected = accepted.need == task.need_digest;
-        let Phase::Placing(round) = &mut task.phase else {
-            out.send(from, Message::Release(attempt));
-            return;
-        };
-        if round.fence != attempt.fence || !round.asked.contains_key(&from) || !expected {
-            out.send(from, Message::Release(attempt));
-            return;
-        }
-        let binding = Binding {
-            fence: accepted.fence,
-            provider: from,
-            lease: accepted.lease,
-            target: accepted.target.clone(),
-            price_hour_micro: accepted.price_hour_micro,
-            currency: accepted.currency.clone(),
-            at: now.wall,
-        };
-        if task.custody.bind(binding).is_err() {
-            out.send(from, Message::Release(attempt));
-            return;
-        }
-        round.note(from, Answer::Chosen);
-        let taken = round.asked.get_mut(&from).and_then(|a| {
-            a.standing = Standing::Declined;
-            let asked_at = a.at;
-            if let Some(region) = self.directory.get_mut(from) {
-                region.answers.measured(now.mono.since_ms(asked_at));
-            }
-            a.taken.take()
-        });
-        let took_ms = now.mono.since_ms(round.started);
-        let decision = round.decision(id, now);
-        let round = match std::mem::replace(&mut task.phase, Phase::Ready) {
-            Phase::Placing(round) => round,
-            other => {
-                task.phase = other;
-                return;
-            }
-        };
-        self.placing -= 1;
-        task.unwritten.push(Record::Decision(Box::new(decision)));
-        let target = Some(accepted.target.clone());
-        let detail = format!("lease {}, {} ms after the first ask", accepted.lease, took_ms);
-        task.tell(
-            now,
-            Actor::Provider(from),
-            EventKind::Accepted,
-            TaskState::Placing,
-            None,
-            Some(from),
-            target.clone(),
-            detail,
-        );
-        let me = self.me;
-        task.tell(
-            now,
-            Actor::Origin(me),
-            EventKind::Bound,
-            TaskState::Staging,
-            None,
-            Some(from),
-            target,
-            String::new(),
-        );
-        task.shown = None;
-        task.backoff_ms = self.config.backoff_ms_min;
-        let bound = Bound {
-            provider: from,
-            fence: accepted.fence,
-            taken,
-            acknowledged: false,
-            lease_until: now.mono.plus_ms(self.config.lease_ttl_ms),
-            started: false,
-            fetches_failed: 0,
-            repeat_at: now.mono.plus_ms(self.config.resend_every_ms),
-        };
-        task.phase = Phase::Binding(Box::new(bound), Quorum::of(&task.custody.custodians));
-        let label = task.wishes.spread.clone();
-        let persist = out.persist(task.take_records());
-        self.persists.push_back((persist, id));
-        self.by_provider.entry(from).or_default().insert(id);
-        if let Some(region) = self.directory.get_mut(from) {
-            region.keeps();
-            region.label(label.as_ref(), true);
-        }
-        self.stats.placed += 1;
-        if from != self.me {
-            self.stats.placed_elsewhere += 1;
-        }
-        self.let_go(id, &round, Some(from), out);
-        self.rearm(id);
-    }
-
-    /// Releases everybody in a round who may have set something aside, but one.
-    pub(super) fn let_go(&mut self, id: TaskId, round: &Round, but: Option<MemberId>, out: &mut Outbox) {
-        for member in round.entangled(but) {
-            if Some(member) != but {
-                out.send(member, Message::Release(Attempt { task: id, fence: round.fence }));
-            }
-            let taken = round.asked.get(&member).and_then(|a| a.taken.as_ref());
-            if let (Some(region), Some((target, quantity))) = (self.directory.get_mut(member), taken) {
-                region.give_back(target, quantity);
-            }
-        }
-    }
-
     /// The round is over without a region: the task waits and asks again under the next fence.
-    fn give_up(&mut self, now: Now, id: TaskId, reason: Reason, out: &mut Outbox) {
+    pub(super) fn give_up(&mut self, now: Now, id: TaskId, reason: Reason, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let round = match std::mem::replace(&mut task.phase, Phase::Ready) {
             Phase::Placing(round) => round,
@@ -471,11 +247,11 @@ impl Origin {
         self.placing -= 1;
         task.unwritten.push(Record::Decision(Box::new(round.decision(id, now))));
         self.let_go(id, &round, None, out);
-        self.wait(now, id, reason, out);
+        self.wait(now, id, reason, round.again_in_ms, out);
     }
 
     /// A plan's placement cannot be had: the task ends with the difference.
-    fn plan_broken(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
+    pub(super) fn plan_broken(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
         let Some(task) = self.tasks.get(&id) else { return };
         let promised = task.promised.clone().unwrap_or_default();
         let ranking = ranked(&self.directory, &self.config, self.me, task, now, true);
@@ -520,6 +296,7 @@ pub(super) fn ranked(
         me,
         now: now.mono,
         digest_age_ms_max: config.digest_age_ms_max,
+        egress_gib_micro: config.egress_gib_micro,
         verbose,
     };
     rank(&question, directory.iter())
@@ -533,29 +310,4 @@ fn counted(round: &Round) -> String {
     }
     let parts: Vec<String> = counts.iter().map(|((_, code), count)| format!("{count} x {code}")).collect();
     parts.join(", ")
-}
-
-/// Among the candidates as good as the best, two are drawn by their free capacity and the better of them goes first, so
-/// that origins with the same digests do not all run to one region.
-///
-/// Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
-fn choose_of_two(candidates: &mut [Ranked], tie: u32, rng: &mut rand_chacha::ChaCha8Rng) {
-    let Some(best) = candidates.first().map(|c| c.score) else { return };
-    let equal = candidates.iter().take_while(|c| c.score <= best.saturating_add(tie)).count();
-    if equal < 2 {
-        return;
-    }
-    let mut draw = || {
-        let weights = candidates[..equal].iter().map(|c| u64::from(c.slots.clamp(1, 10_000)));
-        let mut point = rng.random_range(0..weights.clone().sum::<u64>());
-        weights.into_iter().position(|w| {
-            let here = point < w;
-            point = point.saturating_sub(w);
-            here
-        })
-    };
-    let (Some(one), Some(two)) = (draw(), draw()) else { return };
-    let emptier = |i: usize| (candidates[i].terms.start, candidates[i].score, candidates[i].member);
-    let chosen = if emptier(two) < emptier(one) { two } else { one };
-    candidates[..=chosen].rotate_right(1);
 }

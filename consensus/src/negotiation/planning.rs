@@ -7,7 +7,7 @@ use super::origin::{Due, Origin};
 use super::outbox::Outbox;
 use super::placing::in_place;
 use super::plan::{Choice, PlanResult, PlannedOffer};
-use super::rank::{Answer, Clause, Question, Ranked, Refused, rank, weighted, weights_for};
+use super::rank::{Answer, Clause, Question, Ranked, Refused, offered, rank, weighted, weights_for};
 use super::round::{Asked, Round, Standing};
 use super::task::Phase;
 use crate::time::{Monotonic, Now};
@@ -55,6 +55,7 @@ impl Origin {
             me: self.me,
             now: now.mono,
             digest_age_ms_max: self.config.digest_age_ms_max,
+            egress_gib_micro: self.config.egress_gib_micro,
             verbose: true,
         };
         let mut ranking = rank(&question, self.directory.iter());
@@ -103,11 +104,7 @@ impl Origin {
         }
         let Some(asked_at) = plan.waiting.remove(&from) else { return true };
         let Some(candidate) = plan.candidates.iter().find(|c| c.member == from) else { return true };
-        let mut terms = candidate.terms;
-        if offer.price_hour_micro > candidate.price_hour_micro {
-            let over = offer.price_hour_micro - candidate.price_hour_micro;
-            terms.price = (terms.price + (over.saturating_mul(1000) / offer.price_hour_micro) as u32).min(1000);
-        }
+        let terms = offered(&candidate.terms, &offer, candidate.price_hour_micro);
         plan.offers.push(PlannedOffer {
             member: from,
             score: weighted(&weights_for(&weights, plan.request.wishes.objective), &terms),
@@ -117,7 +114,7 @@ impl Origin {
             offer,
         });
         if let Some(region) = self.directory.get_mut(from) {
-            region.answers.measured(now.mono.since_ms(asked_at));
+            region.answered(now.mono.since_ms(asked_at));
         }
         self.plan_advance(now, id, out);
         true
@@ -260,7 +257,9 @@ impl Origin {
         };
         let mode = AskMode::Hold { ttl_ms: offer.hold_ms };
         let taken = Some((offer.target.clone(), offer.quantity));
-        let asked = Asked { at: now.mono, mode, standing: Standing::Awarded(Box::new(offer)), taken };
+        let limit = Some(offer.price_hour_micro);
+        let standing = Standing::Awarded(Box::new(offer));
+        let asked = Asked { at: now.mono, mode, standing, taken, round: 1, limit };
         let mut round = Round::new(task.custody.fence, now.mono, vec![candidate], plan.refusals);
         round.planned = true;
         round.asked.insert(member, asked);
@@ -281,6 +280,7 @@ fn ask(request: &PlanRequest, candidate: &Ranked, fence: Fence, mode: AskMode) -
         limits: Limits::default(),
         mode,
         ttl_ms: 5_000,
+        round: 1,
         document: None,
     }
 }

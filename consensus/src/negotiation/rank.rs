@@ -4,8 +4,10 @@
 //! the sum of the weights. Every term is kept with the decision, so that `explain` and `plan` can show it.
 
 use super::config::Weights;
+use super::counter::Line;
+use super::digest::ClassDigest;
 use super::directory::{Region, Wanted};
-use super::message::{TARGETS_MAX, Target};
+use super::message::{Offer, TARGETS_MAX, Target};
 use super::need::{Need, Wishes};
 use crate::time::{Monotonic, Timestamp};
 use cpi::dictionary::Dictionary;
@@ -34,6 +36,10 @@ pub struct Terms {
     pub fragmentation: u32,
     /// Soft wishes and spread.
     pub affinity: u32,
+    /// How long tasks waited there of late, in this origin's experience.
+    pub waiting: u32,
+    /// How often runs failed there, in this origin's experience.
+    pub failure: u32,
 }
 
 /// A region that can take the task as far as its digest tells.
@@ -59,6 +65,8 @@ pub struct Ranked {
     pub firmness: Firmness,
     /// How many such tasks its free capacity would take.
     pub slots: u32,
+    /// What it may cost in all, moving the inputs included, in millionths.
+    pub total_micro: u64,
     /// What became of it.
     pub answer: Answer,
 }
@@ -144,6 +152,8 @@ pub struct Decision {
     pub candidates: Vec<Ranked>,
     /// By member.
     pub refusals: Vec<Refused>,
+    /// Proposals and answers to them, in their order.
+    pub transcript: Vec<Line>,
 }
 
 /// The most regions that a decision keeps of each kind.
@@ -166,6 +176,8 @@ pub struct Question<'a> {
     pub now: Monotonic,
     /// How old a digest may be.
     pub digest_age_ms_max: u64,
+    /// What a GiB costs that leaves this region, in millionths of the currency.
+    pub egress_gib_micro: u64,
     /// Whether refusals are worded in full; ranking for its own sake leaves that out.
     pub verbose: bool,
 }
@@ -241,6 +253,7 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
                                     ranked.targets.insert(0, target);
                                     ranked.quantity = quantity;
                                     ranked.price_hour_micro = price;
+                                    ranked.total_micro = total_micro(question, member, price);
                                     ranked.currency.clone_from(&pool.price.currency);
                                     ranked.firmness = pool.firmness;
                                     ranked.terms = raw_terms(question, member, region, &wanted, stranded);
@@ -262,6 +275,7 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
                                     rtt_ms: if member == question.me { 0 } else { region.rtt_ms.unwrap_or(0) },
                                     firmness: pool.firmness,
                                     slots,
+                                    total_micro: total_micro(question, member, price),
                                     answer: Answer::NotAsked,
                                 });
                             }
@@ -284,6 +298,16 @@ fn judge(question: &Question<'_>, member: MemberId, region: &Region) -> Result<R
         Some(_) if member != question.me && region.rtt_ms.is_none() => {
             Err(refuse(question, Clause::Region, ReasonCode::PeerUnreachable, || {
                 format!("{} is not connected", place.region)
+            }))
+        }
+        Some(_) if member != question.me && region.breaker.left_ms(question.now) > 0 => {
+            Err(refuse(question, Clause::Region, ReasonCode::PeerTimeout, || {
+                format!(
+                    "{} was silent {} times and is asked again in {} ms",
+                    place.region,
+                    region.breaker.misses(),
+                    region.breaker.left_ms(question.now)
+                )
             }))
         }
         Some(_) if question.now.since_ms(region.digest_at) > question.digest_age_ms_max.max(digest.ttl_ms) => {
@@ -394,16 +418,54 @@ fn permille(part: u64, whole: u64) -> u32 {
     if whole == 0 { 0 } else { (u128::from(part) * 1000 / u128::from(whole)).min(1000) as u32 }
 }
 
-/// Chips that a task without chips would strand, or the share of the server's chips left without cores.
+/// Chips that the task would strand, or what it would leave of the chips it breaks, as far as a digest tells.
 fn stranded_permille(wanted: &Wanted<'_>, quantity: &Quantity) -> u32 {
-    let server = &wanted.class.per_server;
+    let (class, server) = (wanted.class, &wanted.class.per_server);
     if server.chip_milli == 0 {
         return 0;
     }
     let cpu = permille(quantity.cpu_milli, server.cpu_milli);
     let memory = permille(quantity.memory_bytes, server.memory_bytes);
     let chips = permille(quantity.chip_milli, server.chip_milli);
-    cpu.max(memory).saturating_sub(chips)
+    cpu.max(memory).saturating_sub(chips).max(left_over_permille(class, quantity.chip_milli))
+}
+
+/// What would be left of the tightest chip or server for `chip_milli`, in permille of it. An exact fit leaves nothing.
+fn left_over_permille(class: &ClassDigest, chip_milli: u64) -> u32 {
+    if chip_milli == 0 {
+        return 0;
+    }
+    if chip_milli < 1000 {
+        let tenths = (0..10u32).filter(|n| class.chip_parts & (1 << n) != 0).map(|n| u64::from(n) * 100);
+        let tightest = tenths.filter(|free| *free >= chip_milli).min();
+        return (tightest.unwrap_or(1000) - chip_milli) as u32;
+    }
+    let asked = chip_milli.div_ceil(1000);
+    let counts = (0..32u64).filter(|n| class.whole_chips & (1 << n) != 0 && *n >= asked);
+    let server = class.per_server.chip_milli.div_ceil(1000);
+    counts.min().map_or(0, |tightest| permille(tightest - asked, server))
+}
+
+/// What a run may cost in all: its longest time at this price, and its inputs on their way.
+fn total_micro(question: &Question<'_>, member: MemberId, price_hour_micro: u64) -> u64 {
+    let run = u128::from(price_hour_micro) * u128::from(question.need.max_runtime_ms) / 3_600_000;
+    let moved = if member == question.me { 0 } else { u128::from(question.need.input_bytes) };
+    let egress = moved * u128::from(question.egress_gib_micro) / (1 << 30);
+    u64::try_from(run + egress).unwrap_or(u64::MAX)
+}
+
+/// A candidate's terms once it has offered: its own price, start and fragmentation instead of its digest's.
+pub fn offered(terms: &Terms, offer: &Offer, listed_hour_micro: u64) -> Terms {
+    let dearer = offer.price_hour_micro.saturating_sub(listed_hour_micro);
+    // A second until the start counts 10 of 1,000. Four chips spoilt or mended reach from the middle to either end.
+    let start = u64::from(terms.start) + offer.start_in_ms / 100;
+    let spoilt = 500 + offer.fragmentation_milli.clamp(-4_096_000, 4_096_000) / 8_192;
+    Terms {
+        price: (terms.price + permille(dearer, offer.price_hour_micro)).min(1000),
+        start: start.min(1000) as u32,
+        fragmentation: spoilt as u32,
+        ..*terms
+    }
 }
 
 /// The terms that need no other candidate.
@@ -418,8 +480,8 @@ fn raw_terms(question: &Question<'_>, member: MemberId, region: &Region, wanted:
     };
     let queued = pool.queue.min(1000);
     let rtt = if own { 0 } else { region.rtt_ms.unwrap_or(1000) };
-    // One second of transfer at 100 Mbit/s counts 10 of 1,000; a minute and more counts in full.
-    let data = if own { 0 } else { (question.need.input_bytes / (12_500_000 / 10)).min(1000) as u32 };
+    // One second of transfer counts 10 of 1,000; 100 seconds and more count in full.
+    let data = if own { 0 } else { (region.learned.transfer_ms(question.need.input_bytes) / 100).min(1000) as u32 };
     Terms {
         price: 0,
         start: (scarce + queued).min(1000),
@@ -429,16 +491,18 @@ fn raw_terms(question: &Question<'_>, member: MemberId, region: &Region, wanted:
         keep: region.broken_permille(),
         fragmentation: stranded,
         affinity: region.affinity_term(pool, question.wishes, question.dictionary),
+        waiting: region.learned.waiting_term(),
+        failure: region.learned.failure_term(),
     }
 }
 
 /// Fills in the terms that compare candidates, and the scores.
 fn score(question: &Question<'_>, candidates: &mut [Ranked]) {
-    let Some(cheapest) = candidates.iter().map(|c| c.price_hour_micro).min() else { return };
+    let Some(cheapest) = candidates.iter().map(|c| c.total_micro).min() else { return };
     let weights = weights_for(question.weights, question.wishes.objective);
     for candidate in candidates {
-        let over = candidate.price_hour_micro - cheapest;
-        candidate.terms.price = permille(over, candidate.price_hour_micro);
+        let over = candidate.total_micro - cheapest;
+        candidate.terms.price = permille(over, candidate.total_micro);
         candidate.score = weighted(&weights, &candidate.terms);
     }
 }
@@ -454,6 +518,8 @@ pub fn weighted(weights: &Weights, terms: &Terms) -> u32 {
         (weights.keep, terms.keep),
         (weights.fragmentation, terms.fragmentation),
         (weights.affinity, terms.affinity),
+        (weights.waiting, terms.waiting),
+        (weights.failure, terms.failure),
     ];
     let sum: u64 = pairs.iter().map(|(w, t)| u64::from(*w) * u64::from(*t)).sum();
     let whole: u64 = pairs.iter().map(|(w, _)| u64::from(*w)).sum();

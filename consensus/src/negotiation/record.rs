@@ -1,5 +1,6 @@
 //! What a node must find again after it died: small records, written before anything is said that rests on them.
 
+use super::capacity::ChipSet;
 use super::event::{TaskEvent, TaskState};
 use super::message::{Attempt, Target};
 use super::need::Need;
@@ -42,6 +43,8 @@ pub struct LeaseRecord {
     pub target: Target,
     /// Which server of the class.
     pub server: u32,
+    /// Which of its chips.
+    pub chips: ChipSet,
     /// What it takes there.
     pub quantity: Quantity,
     /// How sure.

@@ -1,5 +1,6 @@
 //! One round of asking for one task under one fence: who was asked, what came back, who is left.
 
+use super::counter::{LINES_MAX, Line};
 use super::message::{AskMode, Offer, Target};
 use super::rank::{Answer, DECISION_REGIONS_MAX, Decision, Ranked, Refused};
 use crate::time::{Monotonic, Now};
@@ -34,6 +35,10 @@ pub struct Asked {
     pub standing: Standing,
     /// What was taken off its digest for this ask.
     pub taken: Option<(Target, Quantity)>,
+    /// 1, and one more for every proposal of it that was come back to.
+    pub round: u8,
+    /// The most per hour that was offered to it, in millionths.
+    pub limit: Option<u64>,
 }
 
 /// One round.
@@ -51,12 +56,25 @@ pub struct Round {
     pub asked: BTreeMap<MemberId, Asked>,
     /// Whether it serves a plan: one region, no others.
     pub planned: bool,
+    /// What was proposed, by whom.
+    pub transcript: Vec<Line>,
+    /// When asking again may help, in ms, by the regions that know.
+    pub again_in_ms: Option<u64>,
 }
 
 impl Round {
     /// A round that has asked nobody.
     pub fn new(fence: Fence, started: Monotonic, candidates: Vec<Ranked>, refusals: Vec<Refused>) -> Self {
-        Self { fence, started, candidates, refusals, asked: BTreeMap::new(), planned: false }
+        Self {
+            fence,
+            started,
+            candidates,
+            refusals,
+            asked: BTreeMap::new(),
+            planned: false,
+            transcript: Vec::new(),
+            again_in_ms: None,
+        }
     }
 
     /// The best candidates that were not asked yet.
@@ -86,19 +104,23 @@ impl Round {
         self.asked.values().any(|a| matches!(a.standing, Standing::Awarded(_)))
     }
 
-    /// The best offer at hand; `certain` if no region that may still answer could be better by its digest.
-    pub fn best_offer(&self) -> Option<(MemberId, bool)> {
-        let offers = self.asked.iter().filter_map(|(member, asked)| match &asked.standing {
-            Standing::Offered(offer) => {
+    /// The best offer at hand; `certain` if no region that may still answer could be better by its digest. Offers within
+    /// `tie` of the best score count as equal: among them the order of the candidates decides.
+    pub fn best_offer(&self, tie: u32) -> Option<(MemberId, bool)> {
+        let offers = || {
+            self.asked.iter().filter_map(|(member, asked)| {
+                let Standing::Offered(offer) = &asked.standing else { return None };
                 let position = self.position(*member)?;
-                let dearer = offer.price_hour_micro > self.candidates[position].price_hour_micro;
-                Some((dearer, position, *member))
-            }
-            _ => None,
-        });
-        let (dearer, position, member) = offers.min()?;
+                Some((self.candidates[position].score, offer.fragmentation_milli, position, *member))
+            })
+        };
+        let best = offers().map(|(score, ..)| score).min()?;
+        let equal = offers().filter(|(score, ..)| *score <= best.saturating_add(tie));
+        let (.., position, member) =
+            if tie == 0 { equal.min() } else { equal.min_by_key(|(.., position, _)| *position) }?;
         let rivals = self.asked.iter().any(|(other, asked)| {
-            asked.standing == Standing::Waiting && self.position(*other).is_some_and(|p| p < position || dearer)
+            asked.standing == Standing::Waiting
+                && self.position(*other).is_some_and(|p| p < position || self.candidates[p].score < best)
         });
         Some((member, !rivals))
     }
@@ -122,6 +144,14 @@ impl Round {
             took_ms: now.mono.since_ms(self.started),
             candidates,
             refusals,
+            transcript: self.transcript.clone(),
+        }
+    }
+
+    /// Adds a line to the transcript.
+    pub fn say(&mut self, line: Line) {
+        if self.transcript.len() < LINES_MAX {
+            self.transcript.push(line);
         }
     }
 

@@ -124,6 +124,9 @@ impl Origin {
                 bound.acknowledged = true;
                 if !bound.started {
                     bound.started = true;
+                    if let Some(region) = self.directory.get_mut(from) {
+                        region.learned.wait_ms.learn(now.mono.since_ms(bound.bound_at));
+                    }
                     bound.lease_until = bound.lease_until.max(now.mono.plus_ms(lease_ms));
                     task.tell(
                         now,
@@ -228,6 +231,11 @@ impl Origin {
         };
         bound.acknowledged = true;
         let outcome = ended.outcome;
+        if let Some(region) = self.directory.get_mut(from) {
+            region.learned.run_ms.learn(outcome.wall_ms);
+            let theirs = outcome.reason.as_ref().is_some_and(|reason| reason.code.fault() == Fault::Provider);
+            region.learned.failure.learn(!theirs);
+        }
         let target = task.custody.binding.as_ref().map(|b| b.target.clone());
         let detail = in_words(&outcome);
         let reason = outcome.reason.clone();
@@ -344,12 +352,14 @@ impl Origin {
         self.stats.lost += 1;
         if let Some(region) = self.directory.get_mut(bound.provider) {
             region.breaks();
+            region.learned.failure.learn(false);
         }
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if task.custody.cancel.is_some() || task.expired {
             let code = if task.expired { ReasonCode::DeadlinePassed } else { ReasonCode::Cancelled };
             self.end_without_run(now, id, Reason::new(code, why.to_string()), out);
         } else if task.custody.runs < task.retry.max_attempts {
+            task.displaced = true;
             self.place_again(now, id, why, None, out);
         } else {
             let reason =

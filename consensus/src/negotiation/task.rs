@@ -43,6 +43,8 @@ pub struct Bound {
     pub fence: Fence,
     /// Where and how much, for the directory.
     pub taken: Option<(Target, Quantity)>,
+    /// When it was bound, or taken up again.
+    pub bound_at: Monotonic,
     /// Whether the provider has shown that it knows of the binding.
     pub acknowledged: bool,
     /// Until when its lease holds by this clock.
@@ -92,6 +94,8 @@ pub struct Task {
     pub expired: bool,
     /// Why the last run was lost or failed.
     pub last_failure: Option<Reason>,
+    /// Whether its run was lost with its region: others of that region look for a place at the same time.
+    pub displaced: bool,
     /// The placement that a plan promised, in words.
     pub promised: Option<String>,
 }

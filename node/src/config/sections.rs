@@ -185,6 +185,17 @@ section! {
         pub leases_per_origin_max: usize = 10_000,
         /// Tasks accepted from own submitters that have not ended, 1 to 10000000. More are answered 429.
         pub tasks_open_max: usize = 100_000,
+        /// How much the own pools weigh when regions as good as each other share the work, in permille of what they have free,
+        /// 1 to 1000. Less leaves own pools to tasks that may go nowhere else; 1000 treats all regions alike.
+        pub own_share_permille: u32 = 400,
+        /// How far above its listed price a region may go before others are asked instead, in permille, 0 to 10000. A task's
+        /// budget holds in any case.
+        pub dearer_permille_max: u32 = 200,
+        /// What a GiB costs that leaves this region, in millionths of the currency of its prices, 0 to 1000000000. Tasks with large
+        /// inputs stay nearer the more it is.
+        pub egress_gib_micro: u64 = 0,
+        /// How far own prices fall, in permille, for an origin that comes back with a higher limit, 0 to 1000. In three rounds.
+        pub discount_permille_max: u32 = 0,
         /// Countries whose regions may run tasks here; empty for all.
         pub accept_countries: Vec<String> = Vec::new(),
     }

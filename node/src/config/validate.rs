@@ -144,6 +144,10 @@ impl Check {
         self.range("negotiation.retry_ms_max", negotiation.retry_ms_max, 1_000..=3_600_000);
         self.range("negotiation.holds_per_origin_max", negotiation.holds_per_origin_max, 1..=100_000);
         self.range("negotiation.leases_per_origin_max", negotiation.leases_per_origin_max, 1..=1_000_000);
+        self.range("negotiation.own_share_permille", negotiation.own_share_permille, 1..=1_000);
+        self.range("negotiation.dearer_permille_max", negotiation.dearer_permille_max, 0..=10_000);
+        self.range("negotiation.egress_gib_micro", negotiation.egress_gib_micro, 0..=1_000_000_000);
+        self.range("negotiation.discount_permille_max", negotiation.discount_permille_max, 0..=1_000);
         self.range("negotiation.tasks_open_max", negotiation.tasks_open_max, 1..=10_000_000);
         self.range("adapters.local.processes_max", adapters.local.processes_max, 1..=1_000_000);
         self.range("adapters.local.uid_count", adapters.local.uid_count, 1..=1_000_000);

@@ -247,11 +247,15 @@ fn negotiation_config(section: &NegotiationSection) -> NegotiationConfig {
         backoff_ms_max: section.retry_ms_max,
         tasks_max: section.tasks_open_max,
         commit_if: section.mode == AwardMode::CommitIf,
+        own_permille: section.own_share_permille,
+        dearer_permille_max: section.dearer_permille_max,
+        egress_gib_micro: section.egress_gib_micro,
         digest_age_ms_max: section.digest_ttl_ms,
         provider: ProviderPolicy {
             accept_countries: section.accept_countries.clone(),
             holds_per_origin_max: u32::try_from(section.holds_per_origin_max).unwrap_or(u32::MAX),
             leases_per_origin_max: u32::try_from(section.leases_per_origin_max).unwrap_or(u32::MAX),
+            discount_permille_max: section.discount_permille_max,
             ..defaults.provider.clone()
         },
         ..defaults

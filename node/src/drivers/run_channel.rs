@@ -10,6 +10,7 @@ use consensus::negotiation::RunOutcome;
 use cpi::ids::{LeaseId, MemberId};
 use cpi::reason::Reason;
 use cpi::resource::Quantity;
+use tokio::time::Instant;
 
 /// Everything the executor needs to know of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,16 +45,21 @@ pub enum RunCommand {
     /// Fetch and verify the inputs; report `Staged`. Nothing is started.
     Prepare(Box<RunLease>),
     /// Start the run once it is staged; report `Started`, and `Ended` at the end. Follows its `Prepare`.
-    Start(RunKey),
+    Start {
+        /// Which run.
+        key: RunKey,
+        /// Until when its lease lets it run.
+        until: Instant,
+    },
     /// After a restart of the node: find the run again and report where it stands. Never start it anew: a run that cannot
     /// be found is `Lost`.
     Reattach(Box<RunLease>),
-    /// These leases go on for `ttl_ms` from now; frozen runs thaw.
+    /// These leases go on until then; frozen runs thaw. An instant, so that what waits on the way does not lengthen a run.
     Renew {
         /// Which runs.
         keys: Vec<RunKey>,
-        /// Milliseconds from now.
-        ttl_ms: u64,
+        /// Until when they may run.
+        until: Instant,
     },
     /// End the run and all it started; report `Ended` with [`cpi::reason::ReasonCode::Cancelled`], also if it never
     /// started.

@@ -19,6 +19,8 @@ pub fn terms_view(terms: &Terms) -> TermsView {
         keep: terms.keep,
         fragmentation: terms.fragmentation,
         affinity: terms.affinity,
+        waiting: terms.waiting,
+        failure: terms.failure,
     }
 }
 

@@ -202,6 +202,12 @@ pub struct TermsView {
     pub fragmentation: u32,
     /// Soft wishes.
     pub affinity: u32,
+    /// How long tasks waited there of late, as this region learned; weighed only where the policy says so.
+    #[serde(default)]
+    pub waiting: u32,
+    /// How often runs failed there, likewise.
+    #[serde(default)]
+    pub failure: u32,
 }
 
 /// A candidate of one attempt.

@@ -3,21 +3,21 @@
 use super::board::TaskBoard;
 use super::handle::{NegotiationGauges, NegotiationHandle, PoolState, ProviderRun};
 use super::inbox::{Answering, Incoming, Queues};
+use super::orders::{Held, Orders};
 use super::outgoing::{Outgoing, PeerSender, Seal};
 use super::traces::Traces;
 use crate::drivers::custody::{TaskRecords, TaskRecordsError};
 use crate::drivers::members::KnownMembers;
-use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
+use crate::drivers::run_channel::{RunCommand, RunReport, RunReportState};
 use crate::trace::TraceId;
-use adapters::contract::RunKey;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use consensus::envelope::Federation;
 use consensus::negotiation::{
-    Action, AskMode, Attempt, Digest, FileRef, Input, Message, NegotiationConfig, Negotiator, OriginStats, OwnPool,
-    PersistId, PlanRequest, PlanResult, ProviderStats, Record, RunNotice, RunOrder, Submission,
+    Attempt, Digest, FileRef, Input, Message, NegotiationConfig, Negotiator, OriginStats, OwnPool, PersistId,
+    PlanRequest, PlanResult, ProviderStats, Record, RunNotice, Submission,
 };
-use consensus::store::{RecordBatch, StoreError};
+use consensus::store::StoreError;
 use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::dictionary::Dictionary;
 use cpi::ids::{MemberId, PlanId, TaskId};
@@ -98,6 +98,14 @@ pub(super) enum Control {
     ReadStats(oneshot::Sender<(OriginStats, ProviderStats, usize)>),
 }
 
+/// Results that were brought here, or could not be.
+pub(super) struct Fetched {
+    pub attempt: Attempt,
+    pub result: Result<(), Reason>,
+    /// From whom how many bytes came in how many ms.
+    pub moved: Option<(MemberId, u64, u64)>,
+}
+
 /// What an operator switches, kept over restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Switch {
@@ -156,7 +164,7 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         outgoing: Outgoing::default(),
         traces: Traces::default(),
         loopback: VecDeque::new(),
-        held: VecDeque::new(),
+        held: Held::default(),
         writing: Vec::new(),
         written: PersistId(0),
         synced: PersistId(0),
@@ -165,7 +173,7 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         admitted: VecDeque::new(),
         plans: BTreeMap::new(),
         runs: parts.runs,
-        orders: VecDeque::new(),
+        orders: Orders::default(),
         switched: Vec::new(),
         configured,
         results: parts.results,
@@ -205,44 +213,43 @@ struct Inputs {
     control: mpsc::Receiver<Control>,
     work: mpsc::Receiver<Control>,
     synced: mpsc::UnboundedReceiver<Result<PersistId, StoreError>>,
-    fetched: mpsc::UnboundedReceiver<(Attempt, Result<(), Reason>)>,
+    fetched: mpsc::UnboundedReceiver<Fetched>,
     reports: mpsc::Receiver<RunReport>,
 }
 
-struct Driver {
-    me: MemberId,
-    machine: Negotiator,
-    clock: Instant,
-    peers: Arc<dyn PeerSender>,
-    seal: Seal,
-    board: Arc<TaskBoard>,
-    records: TaskRecords,
-    members: KnownMembers,
-    outgoing: Outgoing,
-    traces: Traces,
-    loopback: VecDeque<Message>,
-    held: VecDeque<(PersistId, MemberId, Message)>,
-    writing: Vec<Record>,
-    written: PersistId,
-    synced: PersistId,
-    unsynced: VecDeque<(PersistId, Vec<Record>)>,
-    submits: BTreeMap<TaskId, oneshot::Sender<Result<(), Reason>>>,
-    admitted: VecDeque<(PersistId, TaskId)>,
-    plans: BTreeMap<PlanId, oneshot::Sender<PlanResult>>,
-    runs: mpsc::Sender<RunCommand>,
-    /// Orders with the persist that they rest on.
-    orders: VecDeque<(PersistId, RunCommand)>,
-    switched: Vec<(Switch, oneshot::Sender<()>)>,
+pub(super) struct Driver {
+    pub(super) me: MemberId,
+    pub(super) machine: Negotiator,
+    pub(super) clock: Instant,
+    pub(super) peers: Arc<dyn PeerSender>,
+    pub(super) seal: Seal,
+    pub(super) board: Arc<TaskBoard>,
+    pub(super) records: TaskRecords,
+    pub(super) members: KnownMembers,
+    pub(super) outgoing: Outgoing,
+    pub(super) traces: Traces,
+    pub(super) loopback: VecDeque<Message>,
+    pub(super) held: Held,
+    pub(super) writing: Vec<Record>,
+    pub(super) written: PersistId,
+    pub(super) synced: PersistId,
+    pub(super) unsynced: VecDeque<(PersistId, Vec<Record>)>,
+    pub(super) submits: BTreeMap<TaskId, oneshot::Sender<Result<(), Reason>>>,
+    pub(super) admitted: VecDeque<(PersistId, TaskId)>,
+    pub(super) plans: BTreeMap<PlanId, oneshot::Sender<PlanResult>>,
+    pub(super) runs: mpsc::Sender<RunCommand>,
+    pub(super) orders: Orders,
+    pub(super) switched: Vec<(Switch, oneshot::Sender<()>)>,
     /// What the configuration says of each own pool: whether it takes no new work.
-    configured: BTreeMap<String, bool>,
-    results: Arc<dyn ResultFetcher>,
-    fetched: mpsc::UnboundedSender<(Attempt, Result<(), Reason>)>,
-    synced_out: mpsc::UnboundedSender<Result<PersistId, StoreError>>,
-    digest: watch::Sender<Option<Digest>>,
-    gauges: Arc<ArcSwap<NegotiationGauges>>,
-    digest_ttl_ms: u64,
-    digests: u64,
-    digest_of: u64,
+    pub(super) configured: BTreeMap<String, bool>,
+    pub(super) results: Arc<dyn ResultFetcher>,
+    pub(super) fetched: mpsc::UnboundedSender<Fetched>,
+    pub(super) synced_out: mpsc::UnboundedSender<Result<PersistId, StoreError>>,
+    pub(super) digest: watch::Sender<Option<Digest>>,
+    pub(super) gauges: Arc<ArcSwap<NegotiationGauges>>,
+    pub(super) digest_ttl_ms: u64,
+    pub(super) digests: u64,
+    pub(super) digest_of: u64,
 }
 
 enum Woken {
@@ -250,7 +257,7 @@ enum Woken {
     Synced(Result<PersistId, StoreError>),
     Message(Incoming),
     Report(RunReport),
-    Fetched(Attempt, Result<(), Reason>),
+    Fetched(Fetched),
     Control(Control),
     Timer,
     Digest,
@@ -270,14 +277,14 @@ impl Driver {
                 Some(result) = inputs.synced.recv() => Woken::Synced(result),
                 Some(incoming) = inputs.queues.contracts.recv() => Woken::Message(incoming),
                 Some(report) = inputs.reports.recv() => Woken::Report(report),
-                Some((attempt, result)) = inputs.fetched.recv() => Woken::Fetched(attempt, result),
+                Some(fetched) = inputs.fetched.recv() => Woken::Fetched(fetched),
                 Some(control) = inputs.control.recv() => Woken::Control(control),
                 () = sleep_until(due) => Woken::Timer,
-                permit = self.runs.reserve(), if self.has_order() => {
+                permit = self.runs.clone().reserve_owned(), if self.orders.is_ready(self.synced) => {
                     match permit {
                         Ok(permit) => {
-                            if let Some((_, order)) = self.orders.pop_front() {
-                                permit.send(order);
+                            if let Some(order) = self.orders.pop(self.synced) {
+                                permit.send(self.command(order));
                             }
                             continue;
                         }
@@ -301,11 +308,6 @@ impl Driver {
         tracing::info!("negotiation stopped");
     }
 
-    /// Whether an order may go to the executor: what it rests on is on disk.
-    fn has_order(&self) -> bool {
-        self.orders.front().is_some_and(|(after, _)| *after <= self.synced)
-    }
-
     /// Handles what else waits, urgent things first, until the tick is full. False to stop.
     fn drain(&mut self, inputs: &mut Inputs) -> bool {
         for _ in 0..INPUTS_PER_TICK {
@@ -316,8 +318,8 @@ impl Driver {
                 Woken::Message(incoming)
             } else if let Ok(report) = inputs.reports.try_recv() {
                 Woken::Report(report)
-            } else if let Ok((attempt, result)) = inputs.fetched.try_recv() {
-                Woken::Fetched(attempt, result)
+            } else if let Ok(fetched) = inputs.fetched.try_recv() {
+                Woken::Fetched(fetched)
             } else if let Ok(control) = inputs.control.try_recv() {
                 Woken::Control(control)
             } else if let Some(incoming) = room.then(|| inputs.queues.questions.try_recv().ok()).flatten() {
@@ -334,12 +336,12 @@ impl Driver {
         true
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         Now { mono: Monotonic(self.clock.elapsed().as_millis() as u64), wall: Timestamp(wall) }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         let now = self.now();
         self.machine.handle(now, input);
         self.perform();
@@ -360,7 +362,12 @@ impl Driver {
                 let attempt = Attempt { task: report.key.task, fence: report.key.fence };
                 self.input(Input::Run(attempt, notice(report.state)));
             }
-            Woken::Fetched(attempt, result) => self.input(Input::Fetched { attempt, result }),
+            Woken::Fetched(Fetched { attempt, result, moved }) => {
+                if let Some((member, bytes, ms)) = moved.filter(|(member, ..)| *member != self.me) {
+                    self.input(Input::Moved { member, bytes, ms });
+                }
+                self.input(Input::Fetched { attempt, result });
+            }
             Woken::Control(control) => self.control(control),
             Woken::Timer => {
                 let now = self.now();
@@ -421,247 +428,6 @@ impl Driver {
                 let _ = answer.send((self.machine.origin_stats(), provider.stats().clone(), provider.holds()));
             }
         }
-    }
-
-    /// Does what the machine asks for; nothing here waits.
-    fn perform(&mut self) {
-        loop {
-            let Some(action) = self.machine.poll_action() else {
-                let Some(message) = self.loopback.pop_front() else { return };
-                let now = self.now();
-                self.machine.handle(now, Input::Message { from: self.me, message });
-                continue;
-            };
-            match action {
-                Action::Persist { id, records } => {
-                    self.written = id;
-                    self.writing.extend(records);
-                }
-                Action::Send { to, message, after } => match after.filter(|after| *after > self.synced) {
-                    Some(after) => self.held.push_back((after, to, message)),
-                    None => self.send(to, message),
-                },
-                Action::Admitted { task, result: Ok(persist) } => self.admitted.push_back((persist, task)),
-                Action::Admitted { task, result: Err(reason) } => {
-                    if let Some(answer) = self.submits.remove(&task) {
-                        let _ = answer.send(Err(reason));
-                    }
-                }
-                Action::Planned(plan) => {
-                    if let Some(answer) = self.plans.remove(&plan.plan) {
-                        let _ = answer.send(*plan);
-                    }
-                }
-                Action::Run(order) => self.order(order),
-                Action::Fetch { attempt, from, files } => self.fetch(attempt, from, files),
-            }
-        }
-    }
-
-    fn send(&mut self, to: MemberId, message: Message) {
-        match &message {
-            Message::Ask(ask) if ask.mode == AskMode::CommitIf => self.board.note_asked(ask.task, to),
-            Message::Award(award) => self.board.note_asked(award.task, to),
-            _ => {}
-        }
-        if to == self.me {
-            self.loopback.push_back(message);
-        } else {
-            let trace = message.attempt().map_or(TraceId::NONE, |attempt| self.traces.of(attempt.task));
-            self.outgoing.push(to, trace, message);
-        }
-    }
-
-    fn fetch(&self, attempt: Attempt, from: MemberId, files: Vec<FileRef>) {
-        let results = Arc::clone(&self.results);
-        let fetched = self.fetched.clone();
-        tokio::spawn(async move {
-            let result = results.fetch_results(attempt.task, from, files).await;
-            let _ = fetched.send((attempt, result));
-        });
-    }
-
-    fn order(&mut self, order: RunOrder) {
-        let key = |a: Attempt| RunKey { task: a.task, fence: a.fence };
-        let lease = |grant: consensus::negotiation::RunGrant| {
-            Box::new(RunLease {
-                key: key(grant.attempt),
-                trace: self.traces.of(grant.attempt.task),
-                lease: grant.lease,
-                origin: grant.origin,
-                pool: grant.target.pool,
-                class: grant.target.class,
-                variant: grant.target.variant,
-                need: grant.quantity,
-                document: grant.document,
-                lease_ttl_ms: grant.lease_ttl_ms,
-                freeze_on_lapse: grant.freeze_on_lapse,
-            })
-        };
-        let command = match order {
-            RunOrder::Prepare(grant) => RunCommand::Prepare(lease(*grant)),
-            RunOrder::Start(attempt) => RunCommand::Start(key(attempt)),
-            RunOrder::Reattach(grant) => RunCommand::Reattach(lease(*grant)),
-            RunOrder::Renew { runs, ttl_ms } => RunCommand::Renew { keys: runs.into_iter().map(key).collect(), ttl_ms },
-            RunOrder::Cancel(attempt) => RunCommand::Cancel(key(attempt)),
-            RunOrder::Release(attempt) => RunCommand::Release(key(attempt)),
-        };
-        self.orders.push_back((self.written, command));
-    }
-
-    /// Ends the tick: one write, one frame per peer and class, orders to the executor.
-    fn flush(&mut self) {
-        while self.has_order() {
-            let Ok(permit) = self.runs.try_reserve() else { break };
-            if let Some((_, order)) = self.orders.pop_front() {
-                permit.send(order);
-            }
-        }
-        // What could not be sent counts as silence; it may cause more actions, once.
-        let unsent = self.outgoing.flush(self.peers.as_ref(), &self.seal);
-        for (member, messages) in unsent {
-            for message in messages {
-                if let Message::Ask(ask) = message {
-                    let attempt = Some(Attempt { task: ask.task, fence: ask.fence });
-                    self.input(Input::PeerBusy { member, attempt, question: true });
-                }
-            }
-        }
-        self.outgoing.flush(self.peers.as_ref(), &self.seal);
-        self.write();
-    }
-
-    fn write(&mut self) {
-        if self.writing.is_empty() && self.switched.is_empty() {
-            return;
-        }
-        let records = std::mem::take(&mut self.writing);
-        let mut batch = RecordBatch::default();
-        for record in &records {
-            TaskRecords::put(&mut batch, record);
-        }
-        self.board.summarise(&mut batch, &records);
-        let mut answers = Vec::new();
-        for (switch, answer) in std::mem::take(&mut self.switched) {
-            match &switch {
-                Switch::Cordon { pool, on } => {
-                    let configured = self.configured.get(pool).copied().unwrap_or(false);
-                    TaskRecords::put_cordon(&mut batch, pool, *on, configured);
-                }
-                Switch::Draining { on } => TaskRecords::put_draining(&mut batch, *on),
-            }
-            answers.push(answer);
-        }
-        let id = self.written;
-        self.unsynced.push_back((id, records));
-        let synced = self.synced_out.clone();
-        self.records.records().write_then(batch, move |result| {
-            if result.is_ok() {
-                for answer in answers {
-                    let _ = answer.send(());
-                }
-            }
-            // A driver that stopped needs no answer.
-            let _ = synced.send(result.map(|()| id));
-        });
-    }
-
-    /// Records are on disk: they are shown, answers are given, held messages go out.
-    fn on_disk(&mut self, up_to: PersistId) {
-        self.synced = self.synced.max(up_to);
-        while self.unsynced.front().is_some_and(|(id, _)| *id <= up_to) {
-            let Some((_, records)) = self.unsynced.pop_front() else { break };
-            self.board.show(records);
-        }
-        while self.admitted.front().is_some_and(|(persist, _)| *persist <= up_to) {
-            let Some((_, task)) = self.admitted.pop_front() else { break };
-            if let Some(answer) = self.submits.remove(&task) {
-                let _ = answer.send(Ok(()));
-            }
-        }
-        while self.held.front().is_some_and(|(after, ..)| *after <= up_to) {
-            let Some((_, to, message)) = self.held.pop_front() else { break };
-            self.send(to, message);
-        }
-        self.input(Input::Persisted { up_to });
-    }
-
-    /// Looks at own capacity; if it changed, tells it to the own directory and to the digests' driver.
-    fn tell_digest(&mut self) {
-        let changes = self.machine.provider().changes();
-        // the directory takes no digest of a member that it does not know yet: on a first start, not even our own
-        let untold = self.machine.directory().get(self.me).is_some_and(|own| own.digest.is_none());
-        if changes == self.digest_of && !untold {
-            return;
-        }
-        self.digest_of = changes;
-        self.digests += 1;
-        let digest = self.machine.digest(self.digests, self.digest_ttl_ms);
-        let classes = digest.pools.iter().flat_map(|pool| pool.classes.iter().map(move |class| (pool, class)));
-        let stats = self.machine.provider().stats();
-        self.gauges.store(Arc::new(NegotiationGauges {
-            holds: self.machine.provider().holds(),
-            leases: self.machine.provider().leases().count(),
-            runs_ended: (stats.ended - stats.ended_for_others, stats.ended_for_others),
-            capacity: classes
-                .map(|(pool, class)| {
-                    (format!("{}/{}", pool.name, class.name), class.total(), class.free, class.largest_fit)
-                })
-                .collect(),
-        }));
-        let _ = self.digest.send(Some(digest.clone()));
-        self.input(Input::Digest(Box::new(Digest { ttl_ms: u64::MAX, ..digest })));
-    }
-
-    fn pools(&self) -> Vec<PoolState> {
-        let now = self.now();
-        let mut pools = Vec::new();
-        let own = self.machine.digest(0, 0);
-        let provider = self.machine.provider();
-        for (index, (digest, spec)) in own.pools.into_iter().zip(provider.book().specs()).enumerate() {
-            pools.push(PoolState {
-                member: self.me,
-                digest,
-                draining: own.draining,
-                age_ms: 0,
-                stale: false,
-                backend: Some(spec.backend.clone()),
-                runs: Some(provider.runs_in(index as u16)),
-            });
-        }
-        let members = self.members.load();
-        for (member, region) in self.machine.directory().iter() {
-            let Some(digest) = &region.digest else { continue };
-            if *member == self.me || !members.contains_key(member) {
-                continue;
-            }
-            let age_ms = now.mono.since_ms(region.digest_at);
-            pools.extend(digest.pools.iter().map(|pool| PoolState {
-                member: *member,
-                digest: pool.clone(),
-                draining: digest.draining,
-                age_ms,
-                stale: age_ms > digest.ttl_ms,
-                backend: None,
-                runs: None,
-            }));
-        }
-        pools
-    }
-
-    fn provider_runs(&self) -> Vec<ProviderRun> {
-        let leases = self.machine.provider().leases();
-        leases
-            .map(|lease| ProviderRun {
-                attempt: lease.record.attempt,
-                origin: lease.record.origin,
-                pool: lease.record.target.pool.clone(),
-                class: lease.record.target.class.clone(),
-                server: lease.record.server,
-                quantity: lease.record.quantity,
-                phase: lease.record.phase,
-            })
-            .collect()
     }
 }
 

@@ -132,6 +132,7 @@ impl Inbox {
             reason: ReasonCode::Busy.into(),
             retry_after_ms: SHED_RETRY_MS,
             status: Vec::new(),
+            counter: None,
         };
         let message = Message::Decline(Box::new(decline));
         send_now(answering.peers.as_ref(), &answering.seal, incoming.from, &[message]);

@@ -14,8 +14,11 @@ mod driver;
 mod handle;
 mod inbox;
 mod index;
+mod orders;
 mod outgoing;
+mod performing;
 mod traces;
+mod views;
 
 pub use board::{BoardTask, TaskBoard};
 pub use driver::{NegotiationParts, NoResults, ResultFetcher, start};

@@ -115,9 +115,9 @@ async fn execute(hub: Hub, mut commands: mpsc::Receiver<RunCommand>, reports: mp
                 hub.prepared.lock().unwrap().push(lease.trace);
                 vec![(lease.key, RunReportState::Staged)]
             }
-            RunCommand::Start(key) if key.task == submission(NEVER_STARTS).task => Vec::new(),
-            RunCommand::Start(key) if ends => vec![(key, RunReportState::Started), (key, ended(None))],
-            RunCommand::Start(key) => vec![(key, RunReportState::Started)],
+            RunCommand::Start { key, .. } if key.task == submission(NEVER_STARTS).task => Vec::new(),
+            RunCommand::Start { key, .. } if ends => vec![(key, RunReportState::Started), (key, ended(None))],
+            RunCommand::Start { key, .. } => vec![(key, RunReportState::Started)],
             RunCommand::Reattach(lease) => vec![(lease.key, RunReportState::Started)],
             RunCommand::Cancel(key) => vec![(key, ended(Some(ReasonCode::Cancelled)))],
             RunCommand::Renew { .. } | RunCommand::Release(_) => Vec::new(),
@@ -348,6 +348,7 @@ async fn a_frame_with_a_strange_signature_is_dropped() {
         reason: ReasonCode::Busy.into(),
         retry_after_ms: 1,
         status: Vec::new(),
+        counter: None,
     }));
     let sent_by = |signer: MemberId| {
         let seal = super::outgoing::Seal::new(Arc::new(key(signer)), FEDERATION, 1);

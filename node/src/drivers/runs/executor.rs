@@ -38,6 +38,11 @@ pub struct ExecutorParts {
     pub stop: CancellationToken,
 }
 
+/// Milliseconds from now, at least 1.
+fn millis_left(until: Instant) -> u64 {
+    (until.saturating_duration_since(Instant::now()).as_millis() as u64).max(1)
+}
+
 /// The run executor.
 pub struct RunExecutor {
     pub(super) adapters: Vec<Arc<dyn Adapter>>,
@@ -113,9 +118,9 @@ impl RunExecutor {
     async fn obey(&mut self, command: RunCommand) {
         match command {
             RunCommand::Prepare(lease) => self.prepare(*lease).await,
-            RunCommand::Start(key) => self.start(key),
+            RunCommand::Start { key, until } => self.start(key, until),
             RunCommand::Reattach(lease) => self.reattach(*lease).await,
-            RunCommand::Renew { keys, ttl_ms } => self.renew(keys, ttl_ms),
+            RunCommand::Renew { keys, until } => self.renew(keys, until),
             RunCommand::Cancel(key) => self.cancel(key),
             RunCommand::Release(key) => self.release(key),
         }
@@ -138,6 +143,7 @@ impl RunExecutor {
                 let job = Job {
                     adapter: Arc::clone(adapter),
                     spec: Arc::new(spec),
+                    lease_until: Instant::now() + Duration::from_millis(lease.lease_ttl_ms),
                     lease,
                     phase,
                     start: false,
@@ -188,12 +194,13 @@ impl RunExecutor {
         self.report(key, state);
     }
 
-    fn start(&mut self, key: RunKey) {
+    fn start(&mut self, key: RunKey, until: Instant) {
         let Some(job) = self.jobs.get_mut(&key) else {
             let reason = Reason::new(ReasonCode::RunLost, "it was to start without having been prepared here");
             return self.report(key, RunReportState::Lost(reason));
         };
         job.start = true;
+        job.lease_until = job.lease_until.max(until);
         match job.phase {
             Phase::Staged => self.submit(key),
             Phase::Staging => {}
@@ -203,6 +210,8 @@ impl RunExecutor {
 
     fn submit(&mut self, key: RunKey) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
+        // staging may have taken long: the run gets what is left of its lease, and freezes at once where nothing is
+        job.lease.lease_ttl_ms = millis_left(job.lease_until);
         let request = match stage::request(&job.lease, &job.spec, self.fetcher.store()) {
             Ok(request) => request,
             Err(reason) => return self.fail(key, reason),
@@ -256,7 +265,12 @@ impl RunExecutor {
         });
     }
 
-    fn renew(&mut self, keys: Vec<RunKey>, ttl_ms: u64) {
+    fn renew(&mut self, keys: Vec<RunKey>, until: Instant) {
+        for key in &keys {
+            if let Some(job) = self.jobs.get_mut(key) {
+                job.lease_until = job.lease_until.max(until);
+            }
+        }
         let living: Vec<_> = keys
             .into_iter()
             .filter_map(|key| self.jobs.get(&key).map(|job| (key, job)))
@@ -268,7 +282,8 @@ impl RunExecutor {
         }
         tokio::spawn(async move {
             for (key, adapter) in living {
-                if let Err(error) = adapter.renew(key, ttl_ms).await {
+                // worked out for each: a slow backend must not lengthen the leases behind it
+                if let Err(error) = adapter.renew(key, millis_left(until)).await {
                     tracing::warn!(task_id = %key.task, fence = %key.fence, %error, "a run's lease was not renewed");
                 }
             }

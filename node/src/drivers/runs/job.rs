@@ -6,6 +6,7 @@ use consensus::negotiation::RunOutcome;
 use cpi::reason::{Reason, ReasonCode};
 use cpi::task::TaskSpec;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How far a run came.
@@ -33,6 +34,8 @@ pub(super) struct Job {
     pub spec: Arc<TaskSpec>,
     pub adapter: Arc<dyn Adapter>,
     pub phase: Phase,
+    /// Until when its lease lets it run.
+    pub lease_until: Instant,
     /// It is to start once its inputs are here.
     pub start: bool,
     /// It is to end.

@@ -107,6 +107,15 @@ impl Region {
     }
 }
 
+fn later() -> tokio::time::Instant {
+    tokio::time::Instant::now() + std::time::Duration::from_secs(30)
+}
+
+/// Starts a run under the lease that it was prepared with.
+fn start(key: RunKey) -> RunCommand {
+    RunCommand::Start { key, until: tokio::time::Instant::now() }
+}
+
 fn lease(number: u8, document: &str) -> RunLease {
     RunLease {
         trace: crate::trace::TraceId::NONE,
@@ -144,7 +153,7 @@ async fn a_run_is_staged_started_and_its_results_wait_for_the_origin() {
     region.tell(RunCommand::Prepare(Box::new(lease.clone()))).await;
     assert_eq!(region.next().await, RunReportState::Staged);
     assert_eq!(region.fake.submitted(), 0, "nothing runs before it is bound");
-    region.tell(RunCommand::Start(lease.key)).await;
+    region.tell(start(lease.key)).await;
     assert_eq!(region.next().await, RunReportState::Started);
     let outcome = region.ended().await;
     assert!(outcome.is_success(), "{outcome:?}");
@@ -156,7 +165,7 @@ async fn a_run_is_staged_started_and_its_results_wait_for_the_origin() {
         assert!(!region.store.may_read(MemberId(9), lease.key.task, &file.digest));
     }
     // said again when asked again, and started only once
-    region.tell(RunCommand::Start(lease.key)).await;
+    region.tell(start(lease.key)).await;
     assert_eq!(region.ended().await, outcome);
     region.tell(RunCommand::Prepare(Box::new(lease.clone()))).await;
     assert_eq!(region.ended().await, outcome);
@@ -181,11 +190,11 @@ async fn a_cancel_ends_a_run_wherever_it_stands() {
     let code = |outcome: RunOutcome| outcome.reason.map(|reason| reason.code);
     assert_eq!(code(region.ended().await), Some(ReasonCode::Cancelled));
     // a start that comes late does not bring it back
-    region.tell(RunCommand::Start(staged.key)).await;
+    region.tell(start(staged.key)).await;
     assert_eq!(code(region.ended().await), Some(ReasonCode::Cancelled));
     assert_eq!(region.fake.submitted(), 0);
     region.tell(RunCommand::Prepare(Box::new(running.clone()))).await;
-    region.tell(RunCommand::Start(running.key)).await;
+    region.tell(start(running.key)).await;
     region.tell(RunCommand::Cancel(running.key)).await;
     assert_eq!(code(region.ended().await), Some(ReasonCode::Cancelled));
     region.tell(RunCommand::Cancel(unknown.key)).await;
@@ -200,7 +209,7 @@ async fn runs_are_found_again_after_a_restart_and_never_started_anew() {
     region.fake.script(short.key.task, FakeScript { run_ms: 10, ..writes() });
     for lease in [&long, &short] {
         region.tell(RunCommand::Prepare(Box::new(lease.clone()))).await;
-        region.tell(RunCommand::Start(lease.key)).await;
+        region.tell(start(lease.key)).await;
     }
     let mut started = 0;
     while started < 2 {
@@ -225,7 +234,7 @@ async fn a_platform_that_lies_does_not_confuse() {
         let lease = lease(number as u8 + 1, PLAIN);
         region.fake.script(lease.key.task, FakeScript { run_ms: 500, lie: Some(lie), ..writes() });
         region.tell(RunCommand::Prepare(Box::new(lease.clone()))).await;
-        region.tell(RunCommand::Start(lease.key)).await;
+        region.tell(start(lease.key)).await;
         let outcome = region.ended().await;
         assert!(outcome.is_success(), "{lie:?}: {outcome:?}");
         assert_eq!(region.fake.submitted(), 1, "{lie:?}");
@@ -236,7 +245,7 @@ async fn a_platform_that_lies_does_not_confuse() {
     let vanishing = lease(9, PLAIN);
     region.fake.script(vanishing.key.task, FakeScript { run_ms: 500, lie: Some(Lie::Vanishes), ..writes() });
     region.tell(RunCommand::Prepare(Box::new(vanishing.clone()))).await;
-    region.tell(RunCommand::Start(vanishing.key)).await;
+    region.tell(start(vanishing.key)).await;
     assert_eq!(region.next().await, RunReportState::Staged);
     assert_eq!(region.next().await, RunReportState::Started);
     assert!(matches!(region.next().await, RunReportState::Lost(_)));
@@ -264,7 +273,7 @@ async fn failures_before_the_program_runs_say_why() {
     region.store.put_bytes(Bytes::from_static(b"input")).await.unwrap();
     let there = lease(4, &document);
     region.tell(RunCommand::Prepare(Box::new(there.clone()))).await;
-    region.tell(RunCommand::Start(there.key)).await;
+    region.tell(start(there.key)).await;
     assert!(region.ended().await.is_success());
     region.store.unpin(PinOwner::Run(there.key)).unwrap();
     // the backend is down for too long
@@ -272,7 +281,7 @@ async fn failures_before_the_program_runs_say_why() {
     region.tell(RunCommand::Prepare(Box::new(down.clone()))).await;
     assert_eq!(region.next().await, RunReportState::Staged);
     region.fake.set_down(true);
-    region.tell(RunCommand::Start(down.key)).await;
+    region.tell(start(down.key)).await;
     assert_eq!(failed(region.next().await), ReasonCode::AdapterDown);
 }
 
@@ -283,11 +292,11 @@ async fn a_lapsed_lease_freezes_and_a_renewal_lets_it_go_on() {
     short.lease_ttl_ms = 100;
     region.fake.script(short.key.task, FakeScript { run_ms: 500, ..writes() });
     region.tell(RunCommand::Prepare(Box::new(short.clone()))).await;
-    region.tell(RunCommand::Start(short.key)).await;
+    region.tell(start(short.key)).await;
     for expected in [RunReportState::Staged, RunReportState::Started, RunReportState::Frozen] {
         assert_eq!(region.next().await, expected);
     }
-    region.tell(RunCommand::Renew { keys: vec![short.key], ttl_ms: 30_000 }).await;
+    region.tell(RunCommand::Renew { keys: vec![short.key], until: later() }).await;
     assert_eq!(region.next().await, RunReportState::Started);
     assert!(region.ended().await.is_success());
 }
