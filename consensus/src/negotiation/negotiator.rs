@@ -133,7 +133,7 @@ impl Negotiator {
 
     /// The moment of [`Self::poll_timeout`] came. A spurious call is harmless.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.provider.handle_timeout(now, &mut self.out);
+        self.provider.handle_timeout(now, &mut self.rng, &mut self.out);
         self.origin.handle_timeout(now, &mut self.out);
     }
 

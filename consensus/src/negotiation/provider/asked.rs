@@ -15,18 +15,70 @@ use crate::time::Now;
 use bytes::Bytes;
 use cpi::ids::{Epoch, Fence, MemberId, OfferId};
 use cpi::reason::{Reason, ReasonCode};
+use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The longest hold of an offer, in ms.
 const HOLD_MS_MAX: u64 = 5_000;
 /// The longest hold of a plan's first choice, in ms.
 const PLAN_HOLD_MS_MAX: u64 = 60_000;
+/// How long asks for what is contended are gathered, in ms.
+const BATCH_MS: u64 = 10;
+/// The most that are gathered; more are answered at once.
+const BATCH_MAX: usize = 1_024;
 /// Below every fence.
 const LOWEST: Fence = Fence { epoch: Epoch { counter: 0, member: MemberId(0) }, attempt: 0 };
 
 impl Provider {
-    /// An ask.
+    /// An ask. Where only one more such task fits, asks to hold are gathered for a moment and answered by turns of their
+    /// origins, so that the quickest origin does not get everything.
     pub fn ask(&mut self, now: Now, from: MemberId, ask: Ask, rng: &mut ChaCha8Rng, out: &mut Outbox) {
+        match self.contended_place(&ask) {
+            Some(place) if self.batches.entry(place).or_default().len() < BATCH_MAX => {
+                let batch = self.batches.entry(place).or_default();
+                if batch.is_empty() {
+                    self.timers.arm(Due::Batch(place.0, place.1), now.mono.plus_ms(BATCH_MS));
+                }
+                batch.push((from, ask));
+            }
+            _ => self.answer(now, from, ask, rng, out),
+        }
+    }
+
+    /// The class that an ask to hold is about, if it is contended: the last fitting capacity, and others ask for it too.
+    fn contended_place(&self, ask: &Ask) -> Option<(u16, u16)> {
+        let target = ask.targets.first().filter(|_| matches!(ask.mode, AskMode::Hold { .. }))?;
+        let place = self.book.find(target)?;
+        if self.batches.get(&place).is_some_and(|batch| !batch.is_empty()) {
+            return Some(place);
+        }
+        let way = ask.need.variants.get(usize::from(target.variant))?;
+        let quantity = way.on(self.book.pool(place.0).classes[usize::from(place.1)].chip.as_ref())?;
+        let others = self.waitlists.get(&place).is_some_and(|list| list.len() > 1);
+        (others && self.is_last(place.0, place.1, &quantity)).then_some(place)
+    }
+
+    /// Answers a batch, one ask of each origin after the other.
+    pub(super) fn answer_batch(&mut self, now: Now, place: (u16, u16), rng: &mut ChaCha8Rng, out: &mut Outbox) {
+        let mut by_origin: BTreeMap<MemberId, VecDeque<Ask>> = BTreeMap::new();
+        for (from, ask) in self.batches.remove(&place).unwrap_or_default() {
+            by_origin.entry(from).or_default().push_back(ask);
+        }
+        // Another origin begins each time.
+        let mut turns: VecDeque<(MemberId, VecDeque<Ask>)> = by_origin.into_iter().collect();
+        if !turns.is_empty() {
+            turns.rotate_left(rng.random_range(0..turns.len()));
+        }
+        while let Some((from, mut asks)) = turns.pop_front() {
+            if let Some(ask) = asks.pop_front() {
+                self.answer(now, from, ask, rng, out);
+                turns.push_back((from, asks));
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Now, from: MemberId, ask: Ask, rng: &mut ChaCha8Rng, out: &mut Outbox) {
         let attempt = Attempt { task: ask.task, fence: ask.fence };
         if self.repeat(now, from, attempt, (ask.mode, ask.round), out) {
             return;

@@ -164,7 +164,7 @@ impl Provider {
     }
 
     /// Whether no second such task would fit after this one.
-    fn is_last(&self, pool: u16, class: u16, quantity: &Quantity) -> bool {
+    pub(super) fn is_last(&self, pool: u16, class: u16, quantity: &Quantity) -> bool {
         let twice = quantity.saturating_add(quantity);
         !self.book.free(pool, class).fits(&twice)
     }

@@ -17,7 +17,7 @@ use super::capacity::{CapacityBook, Slot};
 use super::config::NegotiationConfig;
 use super::hold::Hold;
 use super::lease::Lease;
-use super::message::Attempt;
+use super::message::{Ask, Attempt};
 use super::outbox::Outbox;
 use super::peer::{AnswerTimes, Estimate};
 use super::record::{LeasePhase, LeaseRecord};
@@ -50,6 +50,7 @@ pub(super) enum Due {
     Resend(Attempt),
     Renew(MemberId),
     Waiting(u16, u16),
+    Batch(u16, u16),
 }
 
 /// Counters for people and metrics.
@@ -87,6 +88,8 @@ pub struct Provider {
     /// How long runs take, by pool.
     pub(super) runs: BTreeMap<u16, Estimate>,
     pub(super) waitlists: BTreeMap<(u16, u16), Waitlist>,
+    /// Asks for what is contended, gathered for a moment, by pool and class.
+    pub(super) batches: BTreeMap<(u16, u16), Vec<(MemberId, Ask)>>,
     pub(super) accounts: BTreeMap<MemberId, Account>,
     pub(super) answers: Answers,
     pub(super) timers: Timers<Due>,
@@ -119,6 +122,7 @@ impl Provider {
             starts: BTreeMap::new(),
             runs: BTreeMap::new(),
             waitlists: BTreeMap::new(),
+            batches: BTreeMap::new(),
             accounts: BTreeMap::new(),
             answers: Answers::default(),
             timers: Timers::default(),
@@ -296,7 +300,7 @@ impl Provider {
     }
 
     /// Something is due.
-    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbox) {
+    pub fn handle_timeout(&mut self, now: Now, rng: &mut ChaCha8Rng, out: &mut Outbox) {
         while let Some(due) = self.timers.pop_due(now.mono) {
             match due {
                 Due::Hold(attempt) => {
@@ -305,6 +309,7 @@ impl Provider {
                 Due::Lapse(attempt) => self.lapse(now, attempt, out),
                 Due::Resend(attempt) => self.resend(now, attempt, out),
                 Due::Renew(origin) => self.ask_renewal(now, origin, out),
+                Due::Batch(pool, class) => self.answer_batch(now, (pool, class), rng, out),
                 Due::Waiting(pool, class) => {
                     // Nobody was turned away for a while: those who were have found a place elsewhere or gave up.
                     self.waitlists.remove(&(pool, class));

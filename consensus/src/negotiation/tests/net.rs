@@ -240,11 +240,11 @@ impl Net {
 
     /// The first `count` persists that wait are on disk.
     pub fn sync(&mut self, index: usize, count: usize) {
-        let disk = &mut self.nodes[index].disk;
-        let count = count.min(disk.unsynced.len());
+        let count = count.min(self.nodes[index].disk.unsynced.len());
         if count == 0 || self.nodes[index].machine.is_none() {
             return;
         }
+        let disk = &mut self.nodes[index].disk;
         let safe: Vec<(PersistId, Vec<Record>)> = disk.unsynced.drain(..count).collect();
         let up_to = safe[count - 1].0;
         disk.synced = up_to;

@@ -28,7 +28,8 @@ fn live(seed: u64, commit_if: bool) {
             10..55 if !net.mail.is_empty() => {
                 // Mostly in order, sometimes any.
                 let last = net.mail.len();
-                let which = rng.random_range(0..if rng.random_range(0..4) == 0 { last } else { last.min(3) });
+                let near = if rng.random_range(0..4) == 0 { last } else { last.min(3) };
+                let which = rng.random_range(0..near);
                 net.deliver(which, rng.random_range(0..20) == 0);
             }
             55..58 if !net.mail.is_empty() => {

@@ -107,6 +107,53 @@ fn who_is_turned_away_hears_its_place_and_an_interval() {
 }
 
 #[test]
+fn what_is_contended_is_given_by_turns_of_the_origins() {
+    let config = NegotiationConfig { commit_if: false, ..NegotiationConfig::default() };
+    let mut net = Net::of(&[(0, 0), (1, 2), (0, 0)], config);
+    submit(&mut net, 1, &chips(Some(2), None));
+    net.settle();
+    // A greedy origin asks eight times, a modest one once, all in vain: then the chips come free.
+    let ask = |n: u64, origin: u64| {
+        let one = submission(n, &chips(Some(1), None));
+        Message::Ask(Box::new(Ask {
+            task: one.task,
+            fence: cpi::ids::Fence {
+                epoch: cpi::ids::Epoch { counter: 1, member: MemberId(origin) },
+                attempt: n as u32,
+            },
+            need: one.need,
+            targets: vec![Target { variant: 0, pool: "p".to_owned(), class: "s".to_owned() }],
+            limits: Limits::default(),
+            mode: AskMode::Hold { ttl_ms: 3_000 },
+            ttl_ms: 1_000,
+            round: 1,
+            document: None,
+        }))
+    };
+    let mut winners = std::collections::BTreeSet::new();
+    for n in 10..18 {
+        net.feed(1, Input::Message { from: MemberId(1), message: ask(n, 1) });
+    }
+    net.feed(1, Input::Message { from: MemberId(3), message: ask(30, 3) });
+    net.mail.clear();
+    net.wait(20);
+    let run = *net.nodes[1].runs.keys().next().unwrap();
+    net.end_run(1, run);
+    net.feed(1, Input::Message { from: MemberId(3), message: ask(20, 3) });
+    for n in 40..48 {
+        net.feed(1, Input::Message { from: MemberId(1), message: ask(n, 1) });
+    }
+    net.feed(1, Input::Message { from: MemberId(3), message: ask(49, 3) });
+    net.wait(20);
+    for (.., message) in &net.mail {
+        if let Message::Offer(offer) = message {
+            winners.insert(offer.origin);
+        }
+    }
+    assert!(winners.contains(&MemberId(3)) && winners.contains(&MemberId(1)), "{winners:?}");
+}
+
+#[test]
 fn a_silent_region_costs_one_deadline_and_is_left_alone_after_three() {
     let config = NegotiationConfig { own_permille: 1, ..NegotiationConfig::default() };
     let mut net = Net::of(&[(0, 0), (2, 0), (2, 0)], config);
