@@ -202,7 +202,8 @@ impl Origin {
         }
         for (member, at) in silent {
             if let Some(region) = self.directory.get_mut(member) {
-                region.answers.measured(2 * now.mono.since_ms(at));
+                // No answer is no measure of one, but says that it takes at least so long.
+                region.answers.measured(now.mono.since_ms(at));
                 region.breaker.miss(now.mono);
                 region.breaks();
             }
