@@ -1,7 +1,7 @@
 //! RocksDB's knobs in one place. Small buffers: an idle node with all three databases stays far under 150 MiB.
 
 use super::StoreError;
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Options};
+use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Options};
 use std::path::Path;
 
 /// Bytes of one memtable. Larger ones flush less often and hold more memory.
@@ -17,6 +17,12 @@ pub(super) fn options() -> Options {
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In parts: a whole index or filter of a large file is bigger than the share of the cache that one entry may take, so
+    // that every read would load it from the file again.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4096);
+    table.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);

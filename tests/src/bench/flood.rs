@@ -40,10 +40,12 @@ pub async fn run(count: u64) -> anyhow::Result<Value> {
         watches.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 if let Ok(view) = client.get("/v1/pools/main/inventory", vec![]).await {
+                    // a lease whose run ended holds nothing any more: it waits for its origin to take the result
                     let used: u64 = view["runs"]
                         .as_array()
                         .into_iter()
                         .flatten()
+                        .filter(|run| run["phase"] != "ended")
                         .filter_map(|run| run["quantity"]["cpu_milli"].as_u64())
                         .sum();
                     let total = view["pool"]["classes"][0]["total"]["cpu_milli"].as_u64().unwrap_or(0);
