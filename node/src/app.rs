@@ -182,6 +182,7 @@ impl Node {
         })
         .await
         .context("starting what places and runs tasks")?;
+        tasks.spawn(parts::watch_adapters(Arc::clone(&metrics), placement.adapters.clone(), stop.clone()));
         task_metrics::watch(&metrics, &placement.negotiation, &tasks, stop.clone());
         late.negotiation.set(placement.frames.clone());
         late.logs.set(placement.logs.clone());

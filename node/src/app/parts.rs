@@ -2,10 +2,11 @@
 
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::Members;
+use crate::http::glue::Adapters;
 use crate::http::{Check, ReadinessCheck};
 use crate::identity::Signer;
 use crate::mesh::MeshHandle;
-use crate::metrics::{Metrics, RefusedReason, State};
+use crate::metrics::{AdapterBackend, Metrics, RefusedReason, State};
 use crate::services::dictionary::DictionaryService;
 use crate::services::registry::Registry as _;
 use async_trait::async_trait;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two tries to tell the registry where this node listens.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at the adapters' health.
+const ADAPTERS_EVERY: Duration = Duration::from_secs(5);
 /// Wait for one such commit.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
 
@@ -134,6 +137,24 @@ pub(super) fn watch_mesh(metrics: &Arc<Metrics>, mesh: &MeshHandle) {
         set("connected", connected);
         set("away", peers.len() - connected);
     });
+}
+
+/// Shows which adapters are ready to Prometheus. Health is asked now and then: a backend may take its time to answer.
+pub(super) async fn watch_adapters(metrics: Arc<Metrics>, adapters: Arc<Adapters>, stop: CancellationToken) {
+    let mut timer = tokio::time::interval(ADAPTERS_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = timer.tick() => {}
+        }
+        for adapter in &adapters.adapters {
+            let backend = adapter.describe().backend;
+            let labels = AdapterBackend { adapter: backend.clone(), backend };
+            let ready = adapter.health().await.ready;
+            metrics.adapter_up.get_or_create(&labels).set(i64::from(ready));
+        }
+    }
 }
 
 /// Shows where the registry stands to Prometheus.
