@@ -11,25 +11,18 @@
 
 mod point;
 mod promises;
+mod registrations;
+mod tasks;
 
 use self::point::{Point, Role, Stage};
-use self::promises::{Handed, Promises, Registered, TaskEvent, events};
-use crate::ring::{PATIENCE, Ring, RingOptions, identifier_of, shell_task, submit};
-use anyhow::{Context as _, anyhow, bail};
-use cpi::identifier::Cpi;
-use cpi::ids::ContentDigest;
-use futures::future::join_all;
-use node::cli::{CliError, Client, Extra};
+use self::promises::{Promises, TaskEvent};
+use crate::ring::{Ring, RingOptions};
+use anyhow::{Context as _, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Identifiers registered or revised at one point.
-const BATCH: u64 = 6;
-/// Between two looks at the events of a task: its stages last for a few milliseconds.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// A run of so many points must have struck right after each of these at least once, else it shows nothing about them.
 /// Events that follow each other within the same millisecond count as one.
 const POINTS_FOR_ALL: u64 = 150;
@@ -123,31 +116,6 @@ struct World {
 }
 
 impl World {
-    /// Runs a task from each node in peace, to learn when its events come.
-    async fn take_aim(&mut self) -> anyhow::Result<()> {
-        for origin in 0..self.ring.nodes.len() {
-            let provider = (origin + 1) % self.ring.nodes.len();
-            let mut prepared = self.prepare(&format!("aim-{origin}"), origin, Some(provider)).await?;
-            prepared.handed.begun = jiff::Timestamp::now();
-            let answer = submit(&prepared.client, &prepared.document, &prepared.handed.name).await;
-            prepared.handed.id = id_of(&answer.map_err(|error| anyhow!("{error}"))?)?;
-            self.remember(prepared.handed);
-        }
-        for (task, events) in self.promises.check_tasks(&self.ring).await? {
-            self.learn_offsets(&task, &events, jiff::Timestamp::MAX);
-        }
-        Ok(())
-    }
-
-    /// Learns from a history when events come, as far as nobody was killed before them.
-    fn learn_offsets(&mut self, task: &Handed, events: &[TaskEvent], until: jiff::Timestamp) {
-        for event in events.iter().filter(|event| event.at < until) {
-            let took = Duration::try_from(event.at.duration_since(task.begun)).unwrap_or_default();
-            let known = self.offsets.entry((task.origin, event.kind.clone())).or_insert(took);
-            *known = (*known * 3 + took) / 4;
-        }
-    }
-
     async fn hit(&mut self, point: &Point) -> anyhow::Result<()> {
         let all: BTreeSet<usize> = (0..self.ring.nodes.len()).collect();
         let victims = match point.role {
@@ -203,22 +171,6 @@ impl World {
         Ok(())
     }
 
-    /// Takes down what an answer to a registration or revision promises. Gives the key.
-    fn acknowledge(&mut self, owner: usize, text: String, answer: &Value) -> anyhow::Result<String> {
-        let key = Cpi::parse(&text)?.stable_key().to_string();
-        match answer["state"].as_str() {
-            Some("active") => self.tally.committed += 1,
-            Some("pending") => self.tally.waiting += 1,
-            _ => bail!("{text} is answered by {answer}"),
-        }
-        let promised = self.promises.registered.entry(key.clone());
-        let promised = promised.or_insert(Registered { owner, texts: vec![text.clone()], certain: 1, revision: 0 });
-        let sent = promised.texts.iter().position(|sent| *sent == text);
-        promised.certain = promised.certain.max(sent.map_or(0, |at| at + 1));
-        promised.revision = promised.revision.max(answer["revision"].as_u64().unwrap_or(1));
-        Ok(key)
-    }
-
     /// Runs `writing` and kills in between; gives what it answered.
     async fn kill_during<T>(
         &mut self,
@@ -238,221 +190,10 @@ impl World {
         };
         Ok((answered, killed_at))
     }
-
-    /// Registers a few identifiers, one after the other, and kills in between.
-    async fn register_while_killing(
-        &mut self,
-        point: &Point,
-        victims: &BTreeSet<usize>,
-    ) -> anyhow::Result<BTreeSet<String>> {
-        let client = self.ring.client(point.origin)?;
-        let texts = self.new_texts(point.origin, BATCH);
-        let writing = async {
-            let mut answered = Vec::new();
-            for text in texts {
-                if let Ok(answer) = client.post("/v1/identifiers", json!({ "cpi": text })).await {
-                    answered.push((text, answer));
-                }
-            }
-            answered
-        };
-        let (answered, _) = self.kill_during(victims, point.delay * 20, writing).await?;
-        answered.into_iter().map(|(text, answer)| self.acknowledge(point.origin, text, &answer)).collect()
-    }
-
-    /// Revises identifiers of the origin that were registered before, and kills in between.
-    async fn revise_while_killing(
-        &mut self,
-        point: &Point,
-        victims: &BTreeSet<usize>,
-    ) -> anyhow::Result<BTreeSet<String>> {
-        let client = self.ring.client(point.origin)?;
-        let own = self.promises.registered.iter_mut().filter(|(_, promised)| promised.owner == point.origin);
-        // those whose last revision is certain: another one's number is not known for sure
-        let own = own.filter(|(_, promised)| promised.certain == promised.texts.len() && promised.revision > 0);
-        let mut revisions = Vec::new();
-        for (key, promised) in own.take(BATCH as usize) {
-            let text = revised(&promised.texts[0], promised.texts.len())?;
-            promised.texts.push(text.clone());
-            revisions.push((key.clone(), text, promised.revision));
-        }
-        let writing = async {
-            let mut answered = Vec::new();
-            for (key, text, revision) in revisions {
-                let headers = vec![("if-match", format!("\"{revision}\""))];
-                let extra = Extra { body: Some(json!({ "cpi": text })), headers, ..Extra::default() };
-                let path = format!("/v1/identifiers/{key}");
-                if let Ok(answer) = client.call(reqwest::Method::PUT, &path, extra).await {
-                    answered.push((text, answer));
-                }
-            }
-            answered
-        };
-        let (answered, _) = self.kill_during(victims, point.delay * 20, writing).await?;
-        answered.into_iter().map(|(text, answer)| self.acknowledge(point.origin, text, &answer)).collect()
-    }
-
-    /// Registers while the others are down, so that the answer can only be that it waits; then kills this node too.
-    async fn register_without_quorum(&mut self, point: &Point) -> anyhow::Result<BTreeSet<String>> {
-        let client = self.ring.client(point.origin)?;
-        let others = (0..self.ring.nodes.len()).filter(|at| *at != point.origin).collect();
-        self.kill(&others)?;
-        let texts = self.new_texts(point.origin, 2);
-        let calls = texts.into_iter().map(|text| {
-            let client = client.clone();
-            async move { (client.post("/v1/identifiers", json!({ "cpi": text })).await, text) }
-        });
-        let mut keys = BTreeSet::new();
-        for (answer, text) in join_all(calls).await {
-            let answer = answer.map_err(|error| anyhow!("without a quorum it is not kept: {error}"))?;
-            if answer["state"] != "pending" {
-                bail!("without a quorum it is answered as {answer}");
-            }
-            keys.insert(self.acknowledge(point.origin, text, &answer)?);
-        }
-        tokio::time::sleep(point.delay).await;
-        self.kill(&BTreeSet::from([point.origin]))?;
-        Ok(keys)
-    }
-
-    fn new_texts(&mut self, owner: usize, count: u64) -> Vec<String> {
-        let first = self.next_identifier;
-        self.next_identifier += count;
-        (first..first + count).map(|number| identifier_of(owner, number, 1010)).collect()
-    }
-
-    /// Hands a task in and kills at its stage. Gives when.
-    async fn task_while_killing(
-        &mut self,
-        point: &Point,
-        victims: &BTreeSet<usize>,
-    ) -> anyhow::Result<jiff::Timestamp> {
-        let Point { number, origin, provider, .. } = *point;
-        let companion = (origin + 1) % self.ring.nodes.len();
-        let mut beside = self.prepare(&format!("beside-{number}"), companion, None).await?;
-        beside.handed.begun = jiff::Timestamp::now();
-        let answer = submit(&beside.client, &beside.document, &beside.handed.name).await;
-        let answer = answer.map_err(|error| anyhow!("{error}"))?;
-        beside.handed.id = id_of(&answer)?;
-        self.remember(beside.handed);
-
-        let Prepared { client, document, mut handed } =
-            self.prepare(&format!("point-{number}"), origin, Some(provider)).await?;
-        let key = handed.name.clone();
-        let (answer, killed_at) = match point.stage {
-            Stage::After(event) => {
-                handed.begun = jiff::Timestamp::now();
-                let answer = submit(&client, &document, &key).await;
-                if let Ok(task) = &answer {
-                    wait_for_event(&client, &id_of(task)?, event).await;
-                    tokio::time::sleep(point.delay).await;
-                }
-                (answer, self.kill(victims)?)
-            }
-            stage => {
-                let aimed = match stage {
-                    Stage::Aim(event) => self.offsets.get(&(origin, event.to_owned())).copied().unwrap_or_default(),
-                    _ => Duration::ZERO,
-                };
-                handed.begun = jiff::Timestamp::now();
-                let submitting = {
-                    let (client, document, key) = (client.clone(), document.clone(), key.clone());
-                    async move { submit(&client, &document, &key).await }
-                };
-                self.kill_during(victims, aimed + point.delay / 3, submitting).await?
-            }
-        };
-        let task = match answer {
-            Ok(task) => task,
-            // Not acknowledged: the same key must give one task, whether it had arrived or not.
-            Err(_) => {
-                self.bring_back(victims).await?;
-                let task = retry(&self.ring.client(origin)?, &document, &key).await?;
-                self.kill(victims)?;
-                task
-            }
-        };
-        handed.id = id_of(&task)?;
-        self.remember(handed);
-        Ok(killed_at)
-    }
-
-    /// Makes a task with an input and uploads it.
-    async fn prepare(&self, name: &str, origin: usize, provider: Option<usize>) -> anyhow::Result<Prepared> {
-        let client = self.ring.client(origin)?;
-        let content = format!("the input of {name}, fence ").into_bytes();
-        let digest = upload(&client, &content).await?;
-        let regions: Vec<String> = provider.map(|at| format!("r{at}")).into_iter().collect();
-        let regions: Vec<&str> = regions.iter().map(String::as_str).collect();
-        // a program that is begun twice in its folder fails, and with it the point
-        let script =
-            "[ -e begun ] && exit 9; : > begun; cat in > out; printf %s \"$CAUSEWAY_FENCE\" >> out; sleep 0.15";
-        let mut document = shell_task(name, script, &regions);
-        document["inputs"] = json!([{ "path": "in", "digest": digest.to_string(), "size_bytes": content.len() }]);
-        let begun = jiff::Timestamp::now();
-        let handed = Handed { origin, id: String::new(), name: name.to_owned(), content, begun };
-        Ok(Prepared { client, document, handed })
-    }
-
-    fn remember(&mut self, task: Handed) {
-        self.tally.tasks += 1;
-        self.promises.tasks.push(task);
-    }
-}
-
-struct Prepared {
-    client: Client,
-    document: Value,
-    handed: Handed,
-}
-
-fn id_of(task: &Value) -> anyhow::Result<String> {
-    Ok(task["id"].as_str().with_context(|| format!("an acknowledged task has an id: {task}"))?.to_owned())
-}
-
-/// The same identifier with another capacity.
-fn revised(text: &str, revision: usize) -> anyhow::Result<String> {
-    let text = text.split_once('~').map_or(text, |(before, _)| before);
-    let capacity = format!("-{}PF16-", 1010 + 10 * revision);
-    Ok(Cpi::seal(&text.replace("-1010PF16-", &capacity)).map_err(|error| anyhow!("{error}"))?.as_str().to_owned())
 }
 
 /// The kind of the last event before `instant`.
 fn last_before(events: &[TaskEvent], instant: jiff::Timestamp) -> String {
     let mut before = events.iter().filter(|event| event.at <= instant);
     before.next_back().map_or("nothing", |event| &event.kind).to_owned()
-}
-
-/// Submits until there is an answer.
-async fn retry(client: &Client, document: &Value, key: &str) -> anyhow::Result<Value> {
-    let begin = Instant::now();
-    loop {
-        match submit(client, document, key).await {
-            Ok(task) => return Ok(task),
-            Err(error) if begin.elapsed() > PATIENCE => bail!("it is never acknowledged: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// Uploads a small input.
-async fn upload(client: &Client, content: &[u8]) -> anyhow::Result<ContentDigest> {
-    let digest = ContentDigest::of(content);
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), content)?;
-    client.upload(digest, file.path(), |_| {}).await.map_err(|error: CliError| anyhow!("{error}"))?;
-    Ok(digest)
-}
-
-/// Waits until the task has an event of `kind`, or is over. A stage that was missed is hit a little late, which is a point
-/// too: the tally tells by the history what was really hit.
-async fn wait_for_event(client: &Client, id: &str, kind: &str) {
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(10) {
-        let events = events(client, id).await.unwrap_or_default();
-        if events.iter().any(|event| event.kind == kind || event.kind == "ended") {
-            return;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
