@@ -3,6 +3,8 @@
 use e2e::ring::{
     PATIENCE, Ring, RingOptions, causeway, ended, history, identifier, items, output, shell_task, submit, until,
 };
+use node::cli::Extra;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,21 @@ async fn a_task_runs_where_it_must_and_its_result_comes_back() {
     assert_eq!(String::from_utf8_lossy(&logs.stdout), "to the log\n");
     let refused = causeway(&ring.nodes[0].data_dir, &["task", "status", "00000000000000000000000000"]).expect("starts");
     assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trace_id_of_a_submission_stands_in_the_log_where_it_runs() {
+    let ring = Ring::start(RingOptions { nodes: 2, ..RingOptions::default() }).await.expect("starts");
+    let client = ring.client(0).expect("runs");
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let headers = vec![("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))];
+    let document = shell_task("traced", "printf done > out", &["r1"]);
+    let extra = Extra { body: Some(document), headers, ..Extra::default() };
+    let task = client.call(Method::POST, "/v1/tasks", extra).await.expect("is accepted");
+    ended(&client, &id_of(&task), PATIENCE).await.expect("ends");
+    let log = std::fs::read_to_string(&ring.nodes[1].log).expect("the node's log");
+    let line = log.lines().find(|line| line.contains("a run starts")).expect("it ran here");
+    assert!(line.contains(trace) && line.contains(&id_of(&task)), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
