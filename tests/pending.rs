@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use cpi::identifier::Cpi;
 use cpi::ids::StableKey;
-use e2e::ring::{PATIENCE, Ring, RingOptions, identifier, items, until};
+use e2e::ring::{PATIENCE, Ring, RingOptions, causeway, identifier, items, until};
 use futures::TryStreamExt as _;
-use node::cli::Client;
+use node::cli::{Client, Extra};
 use node::relay::{LineSettings, Relay, Route};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -189,6 +190,43 @@ async fn what_a_cut_off_node_registered_is_committed_after_the_partition() {
     }
     println!("committed everywhere {:?} after healing", healed.elapsed());
     assert!(healed.elapsed() < HEALED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_after_a_restart_gets_the_first_outcome_and_a_file_is_registered_at_once() {
+    let mut ring = Ring::start(RingOptions { nodes: 1, ..RingOptions::default() }).await.expect("starts");
+    let body = Some(json!({ "cpi": identifier(0, 1) }));
+    let key = key_of(&identifier(0, 1));
+    let keyed = |name: &str, more: Vec<(&'static str, String)>| {
+        let mut headers = vec![("idempotency-key", name.to_owned())];
+        headers.extend(more);
+        Extra { body: body.clone(), headers, ..Extra::default() }
+    };
+    let if_match = |tag: &str| vec![("if-match", tag.to_owned())];
+    let client = ring.client(0).expect("runs");
+    let first = client.call(Method::POST, "/v1/identifiers", keyed("one", vec![])).await.expect("registers");
+    let path = format!("/v1/identifiers/{key}");
+    let revised = client.call(Method::PUT, &path, keyed("two", if_match("\"1\""))).await.expect("revises");
+    assert_eq!(revised["revision"], 2, "{revised}");
+    ring.kill_and_restart(0).await.expect("comes back");
+    let client = ring.client(0).expect("runs");
+    let again = client.call(Method::POST, "/v1/identifiers", keyed("one", vec![])).await.expect("the same call");
+    assert_eq!(again, first, "the first answer, not the present state");
+    let again = client.call(Method::PUT, &path, keyed("two", if_match("\"1\""))).await.expect("the same call");
+    assert_eq!(again, revised);
+    let present = client.get(&path, vec![]).await.expect("answers");
+    assert_eq!(present["revision"], 2, "nothing happened twice: {present}");
+
+    let file = ring.folder().join("identifiers.txt");
+    let lines: Vec<String> = (10..610).map(|n| identifier(0, n)).chain([identifier(1, 1)]).collect();
+    std::fs::write(&file, format!("# chips\n{}\n", lines.join("\n"))).expect("writes");
+    let file = file.display().to_string();
+    let out = causeway(&ring.nodes[0].data_dir, &["id", "register-all", &file, "-o", "json"]).expect("starts");
+    assert_eq!(out.status.code(), Some(1), "one belongs to another: {}", String::from_utf8_lossy(&out.stderr));
+    let page: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let active = items(&page).iter().filter(|item| item["identifier"]["state"] == "active").count();
+    assert_eq!((active, items(&page).len()), (600, 601));
+    assert_eq!(items(&page)[600]["code"], "denied", "{}", items(&page)[600]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,7 +163,7 @@ impl Node {
         tasks.spawn(door.clone().resend(stop.clone()));
         let dictionary = DictionaryService::default();
         tasks.spawn(parts::follow_dictionary(dictionary.clone(), registry.clone(), stop.clone()));
-        parts::watch_registry(&metrics, door.clone());
+        parts::watch_registry(&metrics, door.clone(), pending.clone());
         let door: Arc<dyn Registry> = Arc::new(door);
         let in_force = dictionary.clone();
         let placement = Placement::start(PlacementParts {

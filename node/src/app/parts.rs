@@ -1,5 +1,6 @@
 //! Small parts of the assembly: signals, the wall clock, readiness, and keeping our own record in the registry true.
 
+use crate::drivers::pending::PendingDesk;
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::Members;
 use crate::http::glue::Adapters;
@@ -158,7 +159,7 @@ pub(super) async fn watch_adapters(metrics: Arc<Metrics>, adapters: Arc<Adapters
 }
 
 /// Shows where the registry stands to Prometheus.
-pub(super) fn watch_registry(metrics: &Arc<Metrics>, registry: LiveRegistry) {
+pub(super) fn watch_registry(metrics: &Arc<Metrics>, registry: LiveRegistry, pending: PendingDesk) {
     metrics.on_scrape(move |metrics| {
         let status = registry.status();
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -166,8 +167,7 @@ pub(super) fn watch_registry(metrics: &Arc<Metrics>, registry: LiveRegistry) {
         set(&metrics.raft_commit_index, status.commit_index);
         set(&metrics.raft_applied_index, status.applied_index);
         set(&metrics.registry_ids.get_or_create(&State { state: "active" }), status.identifiers);
-        let pending = registry.pending().len() as u64;
-        set(&metrics.registry_ids.get_or_create(&State { state: "pending" }), pending);
+        set(&metrics.registry_ids.get_or_create(&State { state: "pending" }), pending.claims() as u64);
     });
 }
 

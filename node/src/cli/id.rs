@@ -49,6 +49,12 @@ pub enum IdCommand {
         #[command(flatten)]
         write: WriteArgs,
     },
+    /// Registers many identifiers, one a line, 500 by one signed command. Each stands for itself; the same again is no error.
+    #[command(after_help = "Example:\n  causeway id register-all identifiers.txt")]
+    RegisterAll {
+        /// File with the identifiers, or `-`. Empty lines and those that begin with `#` are left out.
+        file: String,
+    },
     /// Writes a new revision of a registered identifier: same key, other attributes.
     Revise {
         /// The stable key.
@@ -201,6 +207,7 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
             }
             output.next(format!("causeway id resolve {}", answer["key"].as_str().unwrap_or("KEY")));
         }
+        IdCommand::RegisterAll { file } => return register_all(context, &file).await,
         IdCommand::Revise { key, cpi, revision, write } => {
             let mut headers = write.headers();
             headers.push(("if-match", etag(&client, &key, revision).await?));
@@ -264,6 +271,36 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Registers the lines of a file, as many at once as one command carries.
+async fn register_all(context: &Context, file: &str) -> Result<Exit, CliError> {
+    let text = read_text(file, 64 << 20)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<&str> = lines.collect();
+    let client = context.client()?;
+    let mut all = Vec::with_capacity(lines.len());
+    for cpis in lines.chunks(consensus::registry::command::REGISTRATIONS_MAX) {
+        let answer = client.post("/v1/identifiers:register", json!({ "cpis": cpis })).await?;
+        let results = answer["results"].as_array().cloned().unwrap_or_default();
+        all.extend(results.into_iter().zip(cpis).map(|(mut result, cpi)| {
+            result["cpi"] = json!(cpi);
+            result
+        }));
+    }
+    let refused = all.iter().filter(|result| result["code"].is_string()).count();
+    let columns = [
+        column("KEY", "identifier.key", Kind::Text),
+        column("STATE", "identifier.state|code", Kind::Text),
+        column("IDENTIFIER", "cpi", Kind::Text),
+        wide("DETAIL", "detail", Kind::Text),
+    ];
+    context.output.list(&json!({ "items": all }), &columns, "identifier.key")?;
+    if refused == 0 {
+        return Ok(Exit::Ok);
+    }
+    context.output.say(format!("{refused} of {} were refused: -o wide says why", lines.len()));
+    Ok(Exit::Failed)
 }
 
 /// A row of sums for people: the group as `city=G110100`, each capacity with its precision, never added.

@@ -11,7 +11,7 @@ use crate::services::disk::DiskFullError;
 use crate::services::identifier_views::{
     FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
-use crate::services::identifiers::{FindIdentifiers, IdentifierError, IdentifierService};
+use crate::services::identifiers::{FindIdentifiers, IdentifierError, IdentifierService, WrittenIdentifier};
 use crate::services::member_views::AdapterView;
 use crate::services::registry::{Registry, RegistryError};
 use adapters::contract::Adapter;
@@ -140,6 +140,7 @@ impl From<IdentifierError> for ApiError {
             IdentifierError::NotFound { .. } => Self::new(Code::NotFound, detail),
             IdentifierError::Dimension { .. } => Self::parameter("group_by", detail),
             IdentifierError::TooMany { .. } => Self::parameter("filter", detail),
+            IdentifierError::TooMuch { .. } => Self::new(Code::TooLarge, detail),
             IdentifierError::Refused(refusal) => refusal.into(),
             IdentifierError::Registry(error) => error.into(),
         }
@@ -214,6 +215,12 @@ impl IdentifierPort for IdentifierService {
     async fn register(&self, text: &str) -> Result<Written, ApiError> {
         let written = IdentifierService::register(self, text).await?;
         Ok(Written { view: written.view, committed: written.committed })
+    }
+
+    async fn register_many(&self, texts: &[String]) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
+        let answers = IdentifierService::register_many(self, texts).await?;
+        let one = |written: WrittenIdentifier| Written { view: written.view, committed: written.committed };
+        Ok(answers.into_iter().map(|answer| answer.map(one).map_err(ApiError::from)).collect())
     }
 
     async fn revise(&self, key: StableKey, text: &str, expected_revision: u64) -> Result<Written, ApiError> {

@@ -32,7 +32,9 @@ pub use server::{HttpServer, ServeError, serve};
 pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
 
-use self::routes::{artifacts, dictionary, identifiers, members, pools, registry, resolve, task_events, tasks, watch};
+use self::routes::{
+    artifacts, dictionary, identifiers, members, pools, register_many, registry, resolve, task_events, tasks, watch,
+};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use utoipa_axum::router::OpenApiRouter;
@@ -58,6 +60,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(dictionary::releases, dictionary::publish))
         .routes(routes!(registry::status))
         .routes(routes!(registry::snapshot))
+        .routes(routes!(register_many::register_many))
         .routes(routes!(members::list))
         .routes(routes!(members::get))
         .routes(routes!(members::ring))

@@ -76,6 +76,8 @@ pub trait IdentifierPort: Send + Sync {
     fn statistics(&self, group_by: &[String], filter: Option<&str>) -> Result<Vec<StatisticsRow>, ApiError>;
     /// Registers under this member.
     async fn register(&self, text: &str) -> Result<Written, ApiError>;
+    /// Registers several by one command; each answer stands for itself.
+    async fn register_many(&self, texts: &[String]) -> Result<Vec<Result<Written, ApiError>>, ApiError>;
     /// Writes a new revision in place of `expected_revision`.
     async fn revise(&self, key: StableKey, text: &str, expected_revision: u64) -> Result<Written, ApiError>;
     /// Retires `expected_revision`.

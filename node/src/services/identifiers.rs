@@ -4,6 +4,7 @@ use super::dictionary::DictionaryService;
 use super::identifier_sums;
 use super::identifier_views::{IdentifierView, PendingClaimView, ResolvedView, RevisionView, StatisticsRow};
 use super::registry::{Outcome, Registry, RegistryError, rfc3339};
+use consensus::registry::command::{COMMAND_BYTES_MAX, REGISTRATIONS_MAX};
 use consensus::registry::pending::{Change, PendingView};
 use consensus::registry::read::normal_prefix;
 use consensus::registry::{
@@ -45,6 +46,14 @@ pub enum IdentifierError {
     TooMany {
         /// How many are looked at.
         max: usize,
+    },
+    /// More than one command carries.
+    #[error("{count} identifiers in {bytes} bytes: expected at most {REGISTRATIONS_MAX} in {COMMAND_BYTES_MAX} bytes")]
+    TooMuch {
+        /// Identifiers.
+        count: usize,
+        /// Bytes of their command.
+        bytes: usize,
     },
     /// The registry refused the command.
     #[error(transparent)]
@@ -97,6 +106,9 @@ pub struct WrittenIdentifier {
     /// False: durable here, waiting for a quorum.
     pub committed: bool,
 }
+
+/// What came of one identifier of several.
+pub type Registered = Result<WrittenIdentifier, IdentifierError>;
 
 impl IdentifierService {
     /// A service over this node's replica.
@@ -249,19 +261,50 @@ impl IdentifierService {
     /// # Errors
     /// The text is wrong, the registry refuses it, or it does not answer.
     pub async fn register(&self, text: &str) -> Result<WrittenIdentifier, IdentifierError> {
-        let dictionary = self.dictionary.current();
-        let cpi = dictionary.decode(text, Some(self.dictionary.today()))?;
-        let items = vec![Registration { text: cpi.as_str().to_owned() }];
+        self.register_many(&[text.to_owned()]).await?.pop().expect("one answer for one text")
+    }
+
+    /// Registers up to [`REGISTRATIONS_MAX`] identifiers by one signed command. Each stands for itself: the answers, in the
+    /// order of the texts, say which hold.
+    ///
+    /// # Errors
+    /// The registry does not answer, or the whole is refused.
+    pub async fn register_many(&self, texts: &[String]) -> Result<Vec<Registered>, IdentifierError> {
+        let (dictionary, today) = (self.dictionary.current(), self.dictionary.today());
+        let decoded: Vec<Result<Cpi, CpiError>> =
+            texts.iter().map(|text| dictionary.decode(text, Some(today))).collect();
+        let right = || decoded.iter().filter_map(|cpi| cpi.as_ref().ok());
+        let items: Vec<Registration> = right().map(|cpi| Registration { text: cpi.as_str().to_owned() }).collect();
         let command = Command::Register { items, release: dictionary.release() };
-        match self.registry.submit(command).await? {
-            Outcome::Pending => Ok(self.pending(&cpi, Change::Register, 0)),
-            Outcome::Committed { response: Response::Registered(outcomes), .. } => match outcomes.into_iter().next() {
-                Some(ItemOutcome::Refused(refusal)) => Err(refusal.into()),
-                _ => self.written(cpi.stable_key()),
-            },
-            Outcome::Committed { response: Response::Refused(refusal), .. } => Err(refusal.into()),
-            Outcome::Committed { .. } => self.written(cpi.stable_key()),
+        let bytes = command.to_bytes().len();
+        if texts.len() > REGISTRATIONS_MAX || bytes > COMMAND_BYTES_MAX {
+            return Err(IdentifierError::TooMuch { count: texts.len(), bytes });
         }
+        let mut answers: Vec<Registered> = if right().next().is_none() {
+            Vec::new()
+        } else {
+            match self.registry.submit(command).await? {
+                Outcome::Pending => right().map(|cpi| Ok(self.pending(cpi, Change::Register, 0))).collect(),
+                Outcome::Committed { response: Response::Registered(outcomes), .. } => {
+                    let answer = |(outcome, cpi): (ItemOutcome, &Cpi)| match outcome {
+                        ItemOutcome::Refused(refusal) => Err(refusal.into()),
+                        _ => self.written(cpi.stable_key()),
+                    };
+                    outcomes.into_iter().zip(right()).map(answer).collect()
+                }
+                Outcome::Committed { response: Response::Refused(refusal), .. } => return Err(refusal.into()),
+                Outcome::Committed { .. } => right().map(|cpi| self.written(cpi.stable_key())).collect(),
+            }
+        };
+        let mut answered = answers.drain(..);
+        let missing = || RegistryError::Failed("the registry left an identifier unanswered".to_owned());
+        Ok(decoded
+            .into_iter()
+            .map(|cpi| match cpi {
+                Ok(_) => answered.next().unwrap_or_else(|| Err(missing().into())),
+                Err(error) => Err(error.into()),
+            })
+            .collect())
     }
 
     /// Writes a new revision.

@@ -397,6 +397,11 @@ impl PendingTable {
         self.held.is_empty()
     }
 
+    /// How many claims on identifiers they make.
+    pub fn claims(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// Bytes of all statements.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -126,6 +126,11 @@ impl PendingDesk {
         self.table().of_key(key)
     }
 
+    /// How many claims are pending.
+    pub fn claims(&self) -> usize {
+        self.table().claims()
+    }
+
     /// All claims that are pending.
     pub fn all(&self) -> Vec<PendingView> {
         self.table().all().collect()

@@ -5,6 +5,7 @@ pub mod dictionary;
 pub mod identifiers;
 pub mod members;
 pub mod pools;
+pub mod register_many;
 pub mod registry;
 pub mod resolve;
 pub mod stream;

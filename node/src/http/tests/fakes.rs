@@ -114,6 +114,14 @@ impl IdentifierPort for FakeIdentifiers {
         Ok(Written { view, committed: true })
     }
 
+    async fn register_many(&self, texts: &[String]) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
+        let mut answers = Vec::new();
+        for text in texts {
+            answers.push(self.register(text).await);
+        }
+        Ok(answers)
+    }
+
     async fn revise(&self, key: StableKey, text: &str, expected: u64) -> Result<Written, ApiError> {
         let mut view = self.get(key, None)?;
         if view.revision != expected {

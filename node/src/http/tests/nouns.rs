@@ -108,6 +108,38 @@ async fn a_wrong_identifier_is_refused_with_field_offset_and_expectation() {
 }
 
 #[tokio::test]
+async fn many_are_registered_at_once_and_each_has_its_own_result() {
+    let node = node();
+    let wrong = CPI.replacen("G110100", "G999999", 1);
+    let ask = async |cpis: Value| {
+        let body = json!({ "cpis": cpis }).to_string();
+        call(&node.state, request("POST", "/v1/identifiers:register", &body)).await
+    };
+    let answer = ask(json!([CPI, wrong])).await;
+    assert_eq!(answer.status(), 200);
+    let results = value(answer).await["results"].clone();
+    assert_eq!(results[0]["identifier"]["state"], "active", "{results}");
+    assert!(results[1]["identifier"].is_null(), "{results}");
+    assert_eq!(results[1]["code"], "invalid", "{results}");
+    assert!(results[1]["detail"].as_str().is_some_and(|detail| detail.contains("offset")), "{results}");
+    assert_eq!(problem(ask(json!([])).await).await.field_errors[0].field, "cpis");
+    assert_eq!(problem(ask(json!(vec![CPI; 501])).await).await.field_errors[0].field, "cpis");
+}
+
+#[tokio::test]
+async fn what_is_pending_is_shown_where_it_is_asked_for_and_has_no_etag() {
+    let node = node();
+    let path = format!("/v1/identifiers/{}", cpi::identifier::Cpi::parse(CPI).expect("valid").stable_key());
+    assert_eq!(call(&node.state, request("GET", &path, "")).await.status(), 404);
+    let pending = call(&node.state, request("GET", &format!("{path}?pending=true"), "")).await;
+    assert!(pending.headers().get("etag").is_none());
+    let view = value(pending).await;
+    assert_eq!((&view["state"], &view["pending"]["change"]), (&json!("pending"), &json!("register")), "{view}");
+    let both = call(&node.state, request("GET", &format!("{path}?pending=true&at=2026-01-31T08:00:00Z"), "")).await;
+    assert_eq!(both.status(), 400);
+}
+
+#[tokio::test]
 async fn what_is_decoded_encodes_to_the_same_text() {
     let node = node();
     let decoded =
