@@ -2,7 +2,7 @@
 //!
 //! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `fake` plays
 //! runs by script for benchmarks and fault tests. `wire` is the published protocol, `plugin` its side in a plugin's process,
-//! `host` its side in the node; `vault` keeps credentials. `conformance` is the one suite that every backend passes.
+//! `host` its side in the node; `vault` keeps credentials, `rules` are conversions as data. `conformance` is the one suite that every backend passes.
 
 pub mod conformance;
 pub mod contract;
@@ -11,5 +11,6 @@ pub mod host;
 pub mod local;
 pub mod plugin;
 pub mod resources;
+pub mod rules;
 pub mod vault;
 pub mod wire;

@@ -8,6 +8,7 @@ use crate::resources::Capabilities;
 use crate::wire::proto::adapter_client::AdapterClient;
 use crate::wire::{
     MESSAGE_BYTES_MAX, PROTOCOL_MACHINES, PROTOCOL_MAX, PROTOCOL_MIN, SOCKET_VARIABLE, agree, fault_of, proto,
+    status_of,
 };
 use cpi::resource::PoolSpec;
 use hyper_util::rt::TokioIo;
@@ -182,7 +183,8 @@ impl Instance {
             config_json: self.setting.spec.config.to_string(),
             pools: self.setting.pools.iter().cloned().map(Into::into).collect(),
         };
-        let request = self.setting.credentials.attach(request).map_err(|why| StartFailed::passing(why.to_string()))?;
+        let request =
+            self.setting.credentials.attach(request).map_err(|why| StartFailed::passing(why.reason.detail))?;
         client.configure(request).await.map_err(said("configure"))?;
         let about = client.describe(proto::DescribeRequest {}).await.map_err(said("describe"))?.into_inner();
         let wrong = |error: crate::wire::WireError| StartFailed::for_good(format!("describe: {error}"));
@@ -267,7 +269,7 @@ impl Instance {
     }
 
     async fn ask_health(&self) -> Result<AdapterHealth, Status> {
-        let request = self.setting.credentials.attach(proto::HealthRequest {})?;
+        let request = self.setting.credentials.attach(proto::HealthRequest {}).map_err(|error| status_of(&error))?;
         let reply = self.client().health(request).await?.into_inner();
         let mut health =
             AdapterHealth::try_from(reply).map_err(|error| Status::internal(format!("health: {error}")))?;
@@ -378,6 +380,8 @@ fn limit_files(pid: u32, limits: Limits) {
 
 /// Waits for the process's end, or brings it about.
 async fn reap(mut child: Child, shared: Arc<Shared>, socket: PathBuf) {
+    // waiting for a child closes its input, which would tell it that the node is gone
+    let lifeline = child.stdin.take();
     let status = tokio::select! {
         biased;
         status = child.wait() => status,
@@ -386,7 +390,7 @@ async fn reap(mut child: Child, shared: Arc<Shared>, socket: PathBuf) {
             child.wait().await
         }
         () = shared.stop.cancelled() => {
-            drop(child.stdin.take());
+            drop(lifeline);
             if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
             }

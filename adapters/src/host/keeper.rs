@@ -3,7 +3,7 @@
 use super::instance::{Instance, StartFailed, breaks_protocol, is_lost, status_text};
 use super::unit::Unit;
 use crate::contract::{RunEvent, RunStatus};
-use crate::wire::proto;
+use crate::wire::{proto, status_of};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,11 +161,11 @@ async fn watch(unit: &Unit, instance: &Instance) {
 }
 
 async fn subscribe(unit: &Unit, instance: &Instance) -> Result<(), Status> {
-    let request = unit.setting.credentials.attach(proto::WatchRunsRequest {})?;
+    let request = unit.setting.credentials.attach(proto::WatchRunsRequest {}).map_err(|error| status_of(&error))?;
     let mut changes = instance.client().watch_runs(request).await?.into_inner();
     // the empty one says that the subscription stands
     changes.message().await?;
-    let request = unit.setting.credentials.attach(proto::ListRunsRequest {})?;
+    let request = unit.setting.credentials.attach(proto::ListRunsRequest {}).map_err(|error| status_of(&error))?;
     let mut runs = instance.client().list_runs(request).await?.into_inner();
     let mut count = 0;
     while let Some(run) = runs.message().await? {

@@ -1,6 +1,6 @@
 //! A plugin as the node sees it: one [`Adapter`] for all of its processes, whichever takes the call.
 
-use super::instance::{Client, breaks_protocol, is_lost, status_text};
+use super::instance::{Client, breaks_protocol, status_text};
 use super::keeper::runs_max;
 use super::unit::Unit;
 use crate::contract::{
@@ -18,12 +18,15 @@ use cpi::resource::{ChipModel, Firmness, PoolSpec, Quantity};
 use prost::Message as _;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
 /// Processes that one call tries.
 const TRIES_MAX: usize = 4;
+/// How long after a lost connection the end of its process is seen.
+const GONE_WITHIN: Duration = Duration::from_millis(500);
 /// What the secrets of one call may have in all: headers of HTTP/2 are bounded by most servers at 16 KiB.
 const SECRETS_BYTES_MAX: usize = 8 << 10;
 /// Pieces of an inventory under way.
@@ -46,14 +49,13 @@ impl Credentials {
     /// The request with the secrets in its header.
     ///
     /// # Errors
-    /// A status that carries the fault: a name that is not in the vault, or too much.
-    #[allow(clippy::result_large_err, reason = "it is handed on as what a call returns")]
-    pub(super) fn attach<T>(&self, message: T) -> Result<Request<T>, Status> {
+    /// A name that is not in the vault, or too much.
+    pub(super) fn attach<T>(&self, message: T) -> Result<Request<T>, AdapterError> {
         let mut request = Request::new(message);
         if self.names.is_empty() {
             return Ok(request);
         }
-        let refuse = |why: String| crate::wire::status_of(&AdapterError::passing(ReasonCode::AdapterDown, why));
+        let refuse = |why: String| AdapterError::passing(ReasonCode::AdapterDown, why);
         let mut given = proto::Credentials::default();
         let mut total = 0;
         for name in &self.names {
@@ -103,10 +105,7 @@ impl PluginAdapter {
         loop {
             tries += 1;
             let (instance, _under_way) = unit.take(not).await?;
-            let request = match unit.setting.credentials.attach(message.clone()) {
-                Ok(request) => request,
-                Err(status) => return Err(fault_of(&status).unwrap_or_else(|| unit.down(&status_text(&status)))),
-            };
+            let request = unit.setting.credentials.attach(message.clone())?;
             let sent = tokio::select! {
                 sent = tokio::time::timeout(timing.call(), send(instance.client(), request)) => sent,
                 // a connection may take a while to see that its other end is gone
@@ -128,11 +127,14 @@ impl PluginAdapter {
                         instance.strike(&why);
                         return Err(unit.down(&why));
                     }
-                    debug_assert!(is_lost(&status) || !breaks_protocol(&status));
                     format!("{verb}: {}", status_text(&status))
                 }
                 Err(_) => format!("{verb}: no answer within {} ms", timing.call_ms),
             };
+            // a killed process is still listed for a moment: the next try is for what comes after it
+            if unit.live().len() < 2 {
+                let _ = tokio::time::timeout(GONE_WITHIN, instance.gone()).await;
+            }
             // one that hangs is only left where there is another
             let hangs = sent_timed_out(&why) && unit.live().len() < 2;
             if tries >= TRIES_MAX || hangs {

@@ -189,6 +189,8 @@ impl Unit {
     pub(super) fn reset(&self) {
         self.end_quarantine("by its operator");
         self.reset.notify_waiters();
+        // a keeper that is only just going to wait
+        self.reset.notify_one();
     }
 
     pub(super) fn on_probation(&self) -> bool {

@@ -26,6 +26,9 @@ const EVENTS_KEPT: usize = 4096;
 /// The largest piece of a log at once.
 const LOG_CHUNK_BYTES_MAX: usize = 4 << 20;
 
+/// How long a cancel waits for a run's folder that its submit is filling.
+const FILLING_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Why the backend cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLocalError {
@@ -264,17 +267,29 @@ impl Adapter for LocalAdapter {
     async fn cancel(&self, key: RunKey, grace_ms: u64) -> Result<(), AdapterError> {
         let name = folder::name_of(&key);
         let control = Control::Cancel { grace_ms };
-        match self.inner.state_of(&name) {
-            None | Some(RunState::Ended(_)) => return Ok(()),
-            Some(_) => {}
-        }
-        let folder = self.inner.folder(&name);
-        // for a supervisor that does not listen yet
-        let written = folder::write_json(&folder.0, folder::CANCEL, &control);
-        match (self.inner.send(&name, control), written) {
-            (Ok(()), _) | (_, Ok(())) => Ok(()),
-            (Err(error), Err(_)) => {
-                Err(AdapterError::passing(ReasonCode::AdapterDown, format!("the run's supervisor: {error}")))
+        let deadline = tokio::time::Instant::now() + FILLING_MAX;
+        loop {
+            let starting = match self.inner.state_of(&name) {
+                None | Some(RunState::Ended(_)) => return Ok(()),
+                Some(state) => state == RunState::Starting,
+            };
+            let folder = self.inner.folder(&name);
+            // for a supervisor that does not listen yet
+            let written = folder::write_json(&folder.0, folder::CANCEL, &control);
+            match (self.inner.send(&name, control), written) {
+                (Ok(()), _) | (_, Ok(())) => return Ok(()),
+                // its submit is still filling the folder
+                (Err(error), Err(_))
+                    if starting
+                        && error.kind() == io::ErrorKind::NotFound
+                        && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+                (Err(error), Err(_)) => {
+                    let why = format!("the run's supervisor: {error}");
+                    return Err(AdapterError::passing(ReasonCode::AdapterDown, why));
+                }
             }
         }
     }

@@ -3,10 +3,14 @@
 //! A backend's tests say how a wanted behaviour is written as a command for it ([`Options::program`]); everything else is
 //! the same for all.
 
+mod chips;
+mod machines;
+mod runs;
+
 use crate::contract::{Adapter, LogStream, RunEnd, RunKey, RunOutput, RunRequest, RunState};
 use cpi::ids::{ContentDigest, Epoch, Fence, MemberId, TaskId};
 use cpi::reason::ReasonCode;
-use cpi::resource::Quantity;
+use cpi::resource::{ChipKind, Quantity};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -37,6 +41,8 @@ pub struct Options {
     pub pool: String,
     /// Likewise.
     pub class: String,
+    /// Kinds of accelerators that the backend's pools have; each gets cases of its own.
+    pub chips: Vec<ChipKind>,
     /// How a behaviour is written for this backend.
     pub program: Box<dyn Fn(&Behaviour) -> Program + Send + Sync>,
     /// The longest that a run may take to show a change that it makes at once.
@@ -48,6 +54,8 @@ pub struct Options {
 pub struct CaseResult {
     /// The case.
     pub case: &'static str,
+    /// The kind of accelerator, for cases about one.
+    pub chip: Option<ChipKind>,
     /// `None` where it held.
     pub failure: Option<String>,
 }
@@ -67,7 +75,7 @@ pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
     let mut results = Vec::new();
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { $(
-            results.push(CaseResult { case: stringify!($case), failure: suite.$case().await.err() });
+            results.push(CaseResult { case: stringify!($case), chip: None, failure: suite.$case().await.err() });
         )* };
     }
     cases!(
@@ -86,7 +94,48 @@ pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
         an_ended_run_is_listed_until_removed,
         nothing_is_known_of_an_unknown_run,
         a_request_without_a_program_is_refused,
+        a_cancel_races_with_the_submit,
+        a_cancel_races_with_the_end,
+        many_runs_at_once_keep_their_own_ends,
+        another_attempt_is_another_run,
+        a_running_run_cannot_be_removed,
+        a_long_log_is_whole,
+        a_log_without_a_newline_and_an_empty_one,
+        odd_characters_in_a_log,
+        an_empty_output_is_an_output,
+        an_ended_run_is_not_renewed_into_life,
+        a_removed_key_may_be_used_again,
+        every_subscriber_hears_of_the_end,
+        usage_is_told,
+        a_wrong_key_in_a_log_request_changes_nothing,
+        what_it_cannot_is_refused_as_unsupported,
+        every_server_of_the_pool_is_told_once,
+        a_followed_inventory_tells_changes,
+        a_reservation_takes_capacity_once_and_gives_it_back,
+        a_reservation_lapses_by_itself,
+        more_than_there_is_is_refused,
+        the_same_tag_is_the_same_machine,
+        a_machine_is_changed_and_switched,
+        a_released_machine_gives_its_capacity_back,
+        nothing_is_known_of_an_unknown_machine,
     );
+    macro_rules! chip_cases {
+        ($kind:expr, $($case:ident),* $(,)?) => { $(
+            let failure = suite.$case($kind).await.err();
+            results.push(CaseResult { case: stringify!($case), chip: Some($kind), failure });
+        )* };
+    }
+    for kind in &options.chips {
+        chip_cases!(
+            *kind,
+            chips_are_in_the_inventory,
+            one_chip_runs,
+            a_part_of_a_chip_runs_or_is_refused,
+            all_chips_of_a_server_run,
+            a_run_on_chips_is_submitted_once,
+            a_run_on_chips_is_cancelled,
+        );
+    }
     results
 }
 
@@ -99,17 +148,20 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 impl Suite<'_> {
-    fn request(&self, behaviour: &Behaviour) -> RunRequest {
-        let (command, env) = (self.options.program)(behaviour);
+    /// A key that no run has.
+    fn key(&self) -> RunKey {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.salt.to_be_bytes());
         id[0] &= 0x7f;
         id[12..].copy_from_slice(&self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes());
+        let fence = Fence { epoch: Epoch { counter: 1, member: MemberId(1) }, attempt: 1 };
+        RunKey { task: TaskId(id), fence }
+    }
+
+    fn request(&self, behaviour: &Behaviour) -> RunRequest {
+        let (command, env) = (self.options.program)(behaviour);
         RunRequest {
-            key: RunKey {
-                task: TaskId(id),
-                fence: Fence { epoch: Epoch { counter: 1, member: MemberId(1) }, attempt: 1 },
-            },
+            key: self.key(),
             pool: self.options.pool.clone(),
             class: self.options.class.clone(),
             need: Quantity { cpu_milli: 1000, memory_bytes: 256 << 20, storage_bytes: 1 << 30, chip_milli: 0 },
