@@ -25,6 +25,9 @@ pub struct Pick {
     pub fragmentation: i64,
 }
 
+/// Fragmentation that is added, then what is left behind: less is better.
+type Cost = (i64, (u64, u64));
+
 impl ClassBook {
     /// `servers` empty servers.
     pub fn empty(per_server: Quantity, servers: u32) -> Self {
@@ -69,7 +72,7 @@ impl ClassBook {
     /// The place for `need` that adds the least fragmentation for `shapes`; without shapes, and between equals, the one
     /// that leaves the least behind, chips first.
     pub fn best(&self, need: &Quantity, shapes: &Shapes) -> Option<Pick> {
-        let mut best: Option<((i64, (u64, u64)), &BTreeSet<u32>, Option<u16>)> = None;
+        let mut best: Option<(Cost, &BTreeSet<u32>, Option<u16>)> = None;
         for (shape, servers) in self.groups.iter().filter(|(shape, _)| shape.largest().fits(need)) {
             let left = left_behind(&self.per_server, &shape.sum, need);
             for part in parts_to_try(shape, need) {
