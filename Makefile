@@ -18,7 +18,7 @@ POINTS  ?= 200
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ring test check fix bench fuzz chaos clean
+.PHONY: help setup build ring test check fix bench evaluate sim sim-long fuzz chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +32,9 @@ build: setup ## the release binaries
 ring: build ## five regions on this machine, and three tasks that find their way (DELAY=0, KEEP=0, DATA=dir)
 	$(BIN)/causeway lab up --data $(DATA) --delay $(DELAY) --keep $(KEEP)
 
-test: setup ## every test
+test: setup ## every test, and the simulator's sweep
 	$(CARGO) test --release --workspace
+	$(MAKE) sim
 
 check: setup ## format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check
@@ -47,6 +48,15 @@ fix: setup ## format, and the lints' own corrections
 
 bench: build ## all measurements of BENCHMARKS.md (long)
 	scripts/bench.sh
+
+evaluate: build ## the paper's table beside ours (SITES=dir with sites.csv and sites_rtt.csv for the 43 cities)
+	$(BIN)/netsim evaluate $(if $(SITES),--data $(SITES))
+
+sim: build ## every fault scenario of the simulator, for less than a minute
+	$(BIN)/netsim sweep --seed $(SEED) --count 20 --seconds 50
+
+sim-long: build ## thousands of lives
+	$(BIN)/netsim sweep --seed $(SEED) --count 100
 
 fuzz: build ## every fuzz target for MINUTES minutes each
 	$(BIN)/fuzz --minutes $(MINUTES) --seed $(SEED)

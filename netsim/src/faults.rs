@@ -93,6 +93,14 @@ impl World {
         }
     }
 
+    /// A region's monotonic clock goes faster or slower from now on, in millionths.
+    pub fn set_clock_rate(&mut self, index: usize, rate_ppm: i32) {
+        let us = self.now_us;
+        self.nodes[index].clock.set_rate(us, rate_ppm.clamp(-500_000, 500_000));
+        self.nodes[index].armed_us = None;
+        self.arm(index);
+    }
+
     /// A region begins to hold what it does not need.
     pub fn become_greedy(&mut self, index: usize, per_s: u32) {
         self.nodes[index].manners.greedy_per_s = per_s;

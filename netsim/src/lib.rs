@@ -6,16 +6,26 @@
 
 pub mod bench;
 pub mod bug;
+pub mod catalogue;
+pub mod cli;
+pub mod convert;
 pub mod disk;
+pub mod evaluate;
 pub mod executor;
+pub mod experiment;
 mod faults;
+pub mod html;
+pub mod input;
 pub mod invariants;
 pub mod metrics;
 pub mod node;
 pub mod oracle;
 mod perform;
+pub mod registry;
+pub mod report;
 mod runs;
 pub mod scenario;
+pub mod story;
 pub mod testing;
 pub mod trace;
 pub mod wan;

@@ -65,7 +65,7 @@ struct Granted {
 }
 
 /// One moment of the run, for plots.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sample {
     /// Virtual seconds.
     pub at_s: f64,

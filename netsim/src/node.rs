@@ -20,6 +20,10 @@ pub const BACKLOG_MAX: usize = 4_096;
 pub struct Clock {
     /// How much faster than true time its monotonic clock goes, in millionths.
     pub rate_ppm: i32,
+    /// Since which true moment, in microseconds.
+    pub since_us: u64,
+    /// What the monotonic clock showed then, in microseconds.
+    pub shown_us: u64,
     /// How far ahead its wall clock is, in ms.
     pub wall_ahead_ms: i64,
 }
@@ -27,15 +31,25 @@ pub struct Clock {
 impl Clock {
     /// Both times at a true moment.
     pub fn now(&self, us: u64) -> Now {
-        let mono = (i128::from(us) * (1_000_000 + i128::from(self.rate_ppm)) / 1_000_000_000) as u64;
+        let gone = i128::from(us.saturating_sub(self.since_us)) * (1_000_000 + i128::from(self.rate_ppm)) / 1_000_000;
+        let mono = (self.shown_us + gone as u64) / 1000;
         let wall = (EPOCH_MS + mono).saturating_add_signed(self.wall_ahead_ms);
         Now { mono: Monotonic(mono), wall: Timestamp(wall) }
+    }
+
+    /// Goes at another rate from a true moment on; what it shows does not jump.
+    pub fn set_rate(&mut self, us: u64, rate_ppm: i32) {
+        let gone = i128::from(us.saturating_sub(self.since_us)) * (1_000_000 + i128::from(self.rate_ppm)) / 1_000_000;
+        self.shown_us += gone as u64;
+        self.since_us = us;
+        self.rate_ppm = rate_ppm;
     }
 
     /// The first true moment in microseconds at which the monotonic clock shows `at`.
     pub fn when(&self, at: Monotonic) -> u64 {
         let rate = 1_000_000 + i128::from(self.rate_ppm);
-        let us = (i128::from(at.0) * 1_000_000_000 + rate - 1) / rate;
+        let left = (i128::from(at.0) * 1000 - i128::from(self.shown_us)).max(0);
+        let us = i128::from(self.since_us) + (left * 1_000_000 + rate - 1) / rate;
         u64::try_from(us).unwrap_or(u64::MAX)
     }
 }

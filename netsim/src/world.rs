@@ -5,7 +5,7 @@
 
 use crate::bug::Bug;
 use crate::invariants::{Fact, Invariants};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sample};
 use crate::node::{BACKLOG_MAX, Node, UNSYNCED_MAX};
 use crate::oracle;
 use crate::trace::{Detail, Step, Trace, number};
@@ -425,7 +425,9 @@ impl World {
                 class.whole_chips = u32::MAX;
             }
         }
-        self.metrics.digest_bytes = self.metrics.digest_bytes.max(digest.to_bytes().len() as u64);
+        if node.digests <= 3 {
+            self.metrics.digest_bytes = self.metrics.digest_bytes.max(digest.to_bytes().len() as u64);
+        }
         Some(Arc::new(digest))
     }
 
@@ -462,11 +464,46 @@ impl World {
 
     /// Runs until `ms`.
     pub fn run_until(&mut self, ms: u64) {
-        while self.queue.peek().is_some_and(|next| next.us <= ms * 1000) {
+        self.run_until_us(ms * 1000);
+    }
+
+    /// Runs until `us`.
+    pub fn run_until_us(&mut self, us: u64) {
+        while self.queue.peek().is_some_and(|next| next.us <= us) {
             self.step();
         }
-        self.now_us = self.now_us.max(ms * 1000);
+        self.now_us = self.now_us.max(us);
         self.now_ms = self.now_us / 1000;
+    }
+
+    /// Whether no region has open tasks or leases.
+    pub fn is_quiet(&self) -> bool {
+        self.metrics.leases() == 0
+            && self.nodes.iter().all(|node| {
+                let open = node.machine.as_ref().map_or(0, |machine| machine.origin_stats().open);
+                open == 0 && node.backlog.is_empty()
+            })
+    }
+
+    /// Takes a moment down for plots.
+    pub fn sample(&mut self) {
+        let (mut chips, mut cores) = (0u64, 0u64);
+        for class in self.nodes.iter().flat_map(|node| &node.pools).flat_map(|pool| &pool.spec.classes) {
+            chips += class.per_server.chip_milli * u64::from(class.servers);
+            cores += class.per_server.cpu_milli * u64::from(class.servers);
+        }
+        let leased = self.metrics.leased_sum();
+        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let stats = self.nodes.iter().filter_map(|node| Some(node.machine.as_ref()?.origin_stats()));
+        let waiting = stats.map(|stats| (stats.waiting + stats.placing) as i64).sum();
+        self.metrics.samples.push(Sample {
+            at_s: self.now_us as f64 / 1e6,
+            leases: self.metrics.leases() as u64,
+            waiting,
+            chips: share(leased.chip_milli, chips),
+            cores: share(leased.cpu_milli, cores),
+            messages: self.messages,
+        });
     }
 
     /// Runs until `done` holds or `ms` passed; says whether it holds.
