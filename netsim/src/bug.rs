@@ -33,6 +33,4 @@ pub enum Bug {
     ApplyOutOfOrder,
     /// Work is taken in without bound while the disk is slow.
     NoShedding,
-    /// The acknowledgement of an end never arrives.
-    LoseEndAcks,
 }

@@ -110,8 +110,7 @@ impl World {
         let phantom = message.attempt().is_some_and(|a| number(a.task) >= crate::faults::PHANTOM);
         let kept = (manners.hides_ends && matches!(message, Message::Ended(_)))
             || (manners.hides_renewals && matches!(message, Message::Renewed(_)))
-            || (manners.greedy_per_s > 0 && phantom && matches!(message, Message::Release(_)))
-            || (self.bug == Some(Bug::LoseEndAcks) && matches!(message, Message::EndAck(_)));
+            || (manners.greedy_per_s > 0 && phantom && matches!(message, Message::Release(_)));
         if kept {
             return;
         }
