@@ -39,7 +39,8 @@ use crate::services::members::MemberService;
 use crate::services::registry::Registry;
 use crate::services::task_metrics;
 use anyhow::Context as _;
-use consensus::raft::{RegistryHandle, RegistryOptions};
+use consensus::raft::{RegistryHandle, RegistryOptions, StartError, TimerFloor};
+use consensus::registry::genesis::FOUNDER_RAFT_ID;
 use consensus::store::Records;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,7 +105,7 @@ impl Node {
         // a node whose disk is full starts on what its ballast held
         ballast.look();
         let folder = DataFolder::open(&config.data.dir)?;
-        let membership = Membership::load(folder.path())?;
+        let mut membership = Membership::load(folder.path())?;
         let identity = Identity::load(&config.keys_dir())?;
         let records = Records::open(&config.records_dir()).context("opening the node's records")?;
         let signer = Signer::open(&identity, membership.federation, records.clone())?;
@@ -113,7 +114,7 @@ impl Node {
         tasks.spawn(ballast.keep(stop.clone()));
 
         let mesh = start_mesh(&config, &identity, &membership, &late).await?;
-        let registry = start_registry(&config, &identity, &membership, &mesh).await?;
+        let registry = start_registry(&config, &identity, &signer, &mut membership, &mesh).await?;
         late.registry.serve_registry(registry.clone());
         let members = follow_members(&registry, &mesh, &membership, &stop, &tasks);
         tasks.spawn(parts::announce(
@@ -264,20 +265,39 @@ async fn start_mesh(
 async fn start_registry(
     config: &NodeConfig,
     identity: &Identity,
-    membership: &Membership,
+    signer: &Signer,
+    membership: &mut Membership,
     mesh: &MeshHandle,
 ) -> anyhow::Result<RegistryHandle> {
-    let options = RegistryOptions {
+    let transport = Arc::new(MeshTransport::new(mesh.clone()));
+    let options = |membership: &Membership| RegistryOptions {
         dir: config.registry_dir(),
+        seat: config.data.dir.join("seat"),
         member: membership.member,
         raft_id: membership.raft_id,
         federation: membership.federation,
         signing_key: identity.signing_key().clone(),
-        round_trip_ms: config.registry.heartbeat_ms_min / 2,
-        found: membership.is_founder().then(|| membership.genesis.clone()),
+        floor: TimerFloor {
+            heartbeat_ms: config.registry.heartbeat_ms_min,
+            election_ms: config.registry.election_ms_min,
+        },
+        snapshot_log_bytes: config.registry.snapshot_log_bytes,
+        log_entries_kept: config.registry.log_entries_kept,
+        cache_bytes: usize::try_from(config.registry.cache_mib << 20).unwrap_or(usize::MAX),
+        // under a later id, a founder that lost its log learns like everybody else
+        found: (membership.is_founder() && membership.raft_id == FOUNDER_RAFT_ID).then(|| membership.genesis.clone()),
     };
-    let transport = Arc::new(MeshTransport::new(mesh.clone()));
-    RegistryHandle::start(options, transport).await.context("starting the registry")
+    let started = match RegistryHandle::start(options(membership), transport.clone()).await {
+        Err(StartError::LogLost { raft_id, dir }) => {
+            tracing::warn!(raft_id, dir = %dir.display(), "the log is gone: this member asks for another Raft id");
+            membership.raft_id = parts::renew_raft_id(config, signer, membership, mesh, &*transport).await?;
+            membership.store(&config.data.dir)?;
+            tracing::info!(raft_id = membership.raft_id, "this member's replica begins anew under another Raft id");
+            RegistryHandle::start(options(membership), transport).await
+        }
+        other => other,
+    };
+    started.context("starting the registry")
 }
 
 /// Opens the gate: to those that the registry knows, or to those that were there when this node was admitted.

@@ -20,19 +20,25 @@ pub struct Beacon {
     pub hash: [u8; 32],
     /// The leader's clock.
     pub at: Timestamp,
+    /// The longest p99 round trip between the leader and a voter, in ms: all voters time by the longest that any of them
+    /// sees.
+    pub round_trip_ms: u32,
 }
+
+/// Format version.
+const VERSION: u8 = 2;
 
 impl Beacon {
     /// Signs it. The term and clock make it unique; sequences are the registry commands' affair.
     pub fn seal(&self, federation: Federation, key: &SigningKey) -> Vec<u8> {
-        let body = codec::encode(1, self).expect("plain fields");
+        let body = codec::encode(VERSION, self).expect("plain fields");
         Envelope::seal(StatementKind::Beacon, federation, key, self.at.0, body).to_bytes()
     }
 
     /// Reads and verifies one; also whose key signed it.
     pub fn open(bytes: &[u8], federation: &Federation) -> Option<(Self, [u8; 32])> {
         let envelope = Envelope::open(bytes, StatementKind::Beacon, federation).ok()?;
-        Some((codec::decode(1, &envelope.body, 256).ok()?, envelope.key))
+        Some((codec::decode(VERSION, &envelope.body, 256).ok()?, envelope.key))
     }
 }
 

@@ -102,11 +102,15 @@ mod tests {
         let federation = Federation { id: genesis.federation_id(), epoch: 0 };
         let options = RegistryOptions {
             dir: folder.path().to_owned(),
+            seat: folder.path().join("seat"),
             member: MemberId(1),
             raft_id: 1,
             federation,
             signing_key: key.clone(),
-            round_trip_ms: 1,
+            floor: crate::raft::TimerFloor { heartbeat_ms: 160, election_ms: 480 },
+            snapshot_log_bytes: 64 << 20,
+            log_entries_kept: 1_000,
+            cache_bytes: 1 << 20,
             found: Some(genesis),
         };
         let registry = RegistryHandle::start(options, Arc::new(Nobody)).await.unwrap();
@@ -119,9 +123,9 @@ mod tests {
             Envelope::seal(StatementKind::RegistryCommand, federation, by, sequence, body).to_bytes()
         };
         let send = async |from: u64, envelope: Vec<u8>| {
-            let question = wire::encode(&Question::Propose { envelope: envelope.into(), hops: 1 });
+            let question = wire::encode_frame(&Question::Propose { envelope: envelope.into(), hops: 1 });
             let answer = registry.serve(MemberId(from), RaftClass::Forward, question.into()).await.unwrap();
-            wire::decode::<Answer>(&answer).unwrap()
+            wire::decode_frame::<Answer>(&answer).unwrap()
         };
         let first = signed(&key, 1, TEXT);
         let Answer::Committed { response: outcome, .. } = send(2, first.clone()).await else { panic!("committed") };

@@ -4,23 +4,151 @@ use super::types::{Entry, LogId, Types, Vote};
 use super::wire::{self, WireLogId, WireVote};
 use crate::store::{LogDb, LogMark};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
+use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of one append, so that one large entry never stops replication.
 const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the newest entries that are kept in memory: they are read again at once, for each replica and by `apply`.
+const RECENT_BYTES_MAX: usize = 8 << 20;
+/// What an entry takes beside its content.
+const ENTRY_BYTES: usize = 64;
+
+/// The newest entries, without a hole.
+#[derive(Default)]
+struct Recent {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+fn bytes_of(entry: &Entry) -> usize {
+    ENTRY_BYTES + if let EntryPayload::Normal(proposal) = &entry.payload { proposal.0.len() } else { 0 }
+}
+
+impl Recent {
+    fn push(&mut self, entry: Entry) {
+        if self.entries.back().is_some_and(|last| last.log_id.index() + 1 != entry.log_id.index()) {
+            *self = Self::default();
+        }
+        self.bytes += bytes_of(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > RECENT_BYTES_MAX
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= bytes_of(&oldest);
+        }
+    }
+
+    fn truncate_from(&mut self, index: u64) {
+        while self.entries.back().is_some_and(|last| last.log_id.index() >= index)
+            && let Some(last) = self.entries.pop_back()
+        {
+            self.bytes -= bytes_of(&last);
+        }
+    }
+
+    /// `from <= index < until`, up to `bytes_max` but one at least; `None` where not all of them are here.
+    fn read(&self, from: u64, until: u64, bytes_max: usize) -> Option<Vec<Entry>> {
+        let first = self.entries.front()?.log_id.index();
+        let skip = usize::try_from(from.checked_sub(first)?).ok()?;
+        if until > first + self.entries.len() as u64 {
+            return None;
+        }
+        let (mut out, mut bytes) = (Vec::new(), 0usize);
+        for entry in self.entries.iter().skip(skip).take_while(|entry| entry.log_id.index() < until) {
+            bytes = bytes.saturating_add(bytes_of(entry));
+            if bytes > bytes_max && !out.is_empty() {
+                break;
+            }
+            out.push(entry.clone());
+        }
+        Some(out)
+    }
+}
 
 /// The log of one replica; readers are clones.
 #[derive(Clone)]
 pub struct LogStore {
     db: LogDb,
+    recent: Arc<Mutex<Recent>>,
+    seat: Arc<Seat>,
+    /// Bytes appended since the newest snapshot.
+    appended: Arc<AtomicU64>,
+}
+
+/// The mark outside the log that this replica has begun to vote and to acknowledge: on disk before the first vote or entry,
+/// so that a log which is lost later is missed.
+pub struct Seat {
+    path: PathBuf,
+    raft_id: u64,
+    marked: AtomicBool,
+}
+
+impl Seat {
+    pub fn new(path: PathBuf, raft_id: u64) -> Self {
+        Self { path, raft_id, marked: AtomicBool::new(false) }
+    }
+
+    /// The Raft id whose log was begun here, if any was.
+    pub fn read(&self) -> io::Result<Option<u64>> {
+        match std::fs::read_to_string(&self.path) {
+            Ok(text) => {
+                let wrong = || io::Error::new(io::ErrorKind::InvalidData, "the mark of the Raft id holds no number");
+                text.trim().parse().map(Some).map_err(|_| wrong())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mark(&self) -> io::Result<()> {
+        if self.marked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        writeln!(file, "{}", self.raft_id)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        self.marked.store(true, Ordering::Release);
+        Ok(())
+    }
 }
 
 impl LogStore {
-    pub fn new(db: LogDb) -> Self {
-        Self { db }
+    pub fn new(db: LogDb, seat: Seat) -> Self {
+        Self { db, recent: Arc::default(), seat: Arc::new(seat), appended: Arc::default() }
+    }
+
+    /// Bytes appended since [`LogStore::begin_count`].
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Relaxed)
+    }
+
+    /// Counts appended bytes from `bytes` on.
+    pub fn begin_count(&self, bytes: u64) {
+        self.appended.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the entries after `index`.
+    pub fn bytes_after(&self, index: u64) -> io::Result<u64> {
+        Ok(self.db.bytes_from(index + 1)?)
+    }
+
+    /// Blocks until all that was written is on disk.
+    pub fn synced(&self) -> io::Result<()> {
+        Ok(self.db.synced()?)
     }
 
     /// Whether anything was ever written.
@@ -32,7 +160,14 @@ impl LogStore {
         self.db.mark(mark)?.map(|bytes| wire::decode(&bytes)).transpose()
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read(&self, from: u64, until: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if let Some(entries) = self.recent().read(from, until, bytes_max) {
+            return Ok(entries);
+        }
         self.db.entries(from, until, bytes_max)?.iter().map(|(_, bytes)| wire::entry_from(bytes)).collect()
     }
 
@@ -93,6 +228,8 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = wire::encode(&WireVote::from(*vote));
+        let seat = Arc::clone(&self.seat);
+        tokio::task::spawn_blocking(move || seat.mark()).await.map_err(io::Error::other)??;
         self.off_runtime(move |db| db.put_mark(LogMark::Vote, &bytes)).await
     }
 
@@ -110,17 +247,70 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| (entry.log_id.index(), wire::entry_bytes(entry)));
-        self.db.append(entries, move |result| callback.io_completed(result.map_err(io::Error::from)))?;
+        self.seat.mark()?;
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut bytes = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let one = wire::entry_bytes(entry.clone());
+            self.appended.fetch_add(one.len() as u64, Ordering::Relaxed);
+            bytes.push((entry.log_id.index(), one));
+        }
+        self.db.append(bytes, move |result| callback.io_completed(result.map_err(io::Error::from)))?;
+        let mut recent = self.recent();
+        entries.into_iter().for_each(|entry| recent.push(entry));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let from = last_log_id.map_or(0, |id| id.index() + 1);
+        self.recent().truncate_from(from);
         self.off_runtime(move |db| db.truncate_from(from)).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        // a purged entry that is still in memory is as good as ever; one beyond the end would leave a hole
+        if self.recent().entries.back().is_some_and(|last| last.log_id.index() < log_id.index()) {
+            *self.recent() = Recent::default();
+        }
         Ok(self.db.purge_to(log_id.index(), &wire::encode(&WireLogId::from(log_id)))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Proposal;
+
+    fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+        Entry {
+            log_id: LogId::new_term_index(term, index),
+            payload: EntryPayload::Normal(Proposal(vec![7; bytes].into())),
+        }
+    }
+
+    fn indexes(read: Option<Vec<Entry>>) -> Option<Vec<u64>> {
+        read.map(|entries| entries.iter().map(|entry| entry.log_id.index()).collect())
+    }
+
+    #[test]
+    fn recent_entries_are_given_whole_or_not_at_all() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.read(1, 2, 100).map(|_| ()), None);
+        (5..10).for_each(|index| recent.push(entry(1, index, 10)));
+        assert_eq!(indexes(recent.read(6, 8, usize::MAX)), Some(vec![6, 7]));
+        assert_eq!(indexes(recent.read(6, 10, 2 * (ENTRY_BYTES + 10))), Some(vec![6, 7]));
+        assert_eq!(indexes(recent.read(6, 10, 1)), Some(vec![6]), "one at least");
+        assert_eq!(indexes(recent.read(4, 8, usize::MAX)), None, "the disk has it");
+        assert_eq!(indexes(recent.read(8, 11, usize::MAX)), None);
+        recent.truncate_from(7);
+        recent.push(entry(2, 7, 10));
+        assert_eq!(recent.read(7, 8, usize::MAX).map(|read| read[0].log_id), Some(LogId::new_term_index(2, 7)));
+        assert_eq!(recent.bytes, 3 * (ENTRY_BYTES + 10));
+        recent.push(entry(2, 9, 10));
+        assert_eq!(indexes(recent.read(9, 10, usize::MAX)), Some(vec![9]), "a hole begins anew");
+        assert_eq!(indexes(recent.read(7, 8, usize::MAX)), None);
+        recent.push(entry(2, 10, RECENT_BYTES_MAX));
+        assert_eq!(recent.entries.len(), 0, "what is larger than the memory is not kept");
+        assert_eq!(recent.bytes, 0);
     }
 }

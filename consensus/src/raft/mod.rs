@@ -9,22 +9,30 @@
 
 mod beacon;
 mod doorkeeper;
+#[cfg(test)]
+mod golden;
 mod handle;
 mod lead;
+#[cfg(test)]
+mod linear;
 mod log_store;
 mod network;
 mod seats;
 mod serve;
 mod snapshots;
+mod start;
 mod state_machine;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod transport;
 mod types;
 mod wire;
 
 pub use doorkeeper::RefusalWatch;
-pub use handle::{RegistryHandle, RegistryOptions, StartError};
+pub use handle::RegistryHandle;
+pub use start::{RegistryOptions, StartError};
 pub use status::{Committed, Freshness, ProposeError, ReadError, RegistryStatus, Role, SnapshotError};
+pub use timers::TimerFloor;
 pub use transport::{RaftClass, RaftTransport, TransportError};

@@ -1,4 +1,5 @@
 //! openraft's network over the transport: one client per replica and purpose, so that heartbeats never wait for appends.
+//! Appends are sent without waiting for the answers to those before; the transport keeps their order.
 
 use super::snapshots;
 use super::transport::{RaftClass, RaftTransport, TransportError};
@@ -6,10 +7,15 @@ use super::types::{Peer, SnapshotMeta, Types, Vote};
 use super::wire::{self, Answer, Question};
 use crate::store::Checkpoint;
 use cpi::ids::MemberId;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, alias};
 use std::sync::Arc;
@@ -17,6 +23,10 @@ use std::time::Duration;
 
 /// How long a replica that could not be reached is left alone.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// Appends under way to one replica.
+const APPENDS_UNDER_WAY: usize = 32;
+/// Heartbeat intervals that an append may take: it waits for a disk, and a slow disk is no dead replica.
+const APPEND_PATIENCE: u32 = 8;
 
 /// Makes clients.
 #[derive(Clone)]
@@ -25,31 +35,33 @@ pub struct Network {
 }
 
 /// Talks to one replica.
+#[derive(Clone)]
 pub struct Client {
     transport: Arc<dyn RaftTransport>,
     to: MemberId,
+    raft_id: u64,
     class: RaftClass,
 }
 
 impl Network {
-    fn client(&self, peer: &Peer, class: RaftClass) -> Client {
-        Client { transport: Arc::clone(&self.transport), to: MemberId(peer.member), class }
+    fn client(&self, raft_id: u64, peer: &Peer, class: RaftClass) -> Client {
+        Client { transport: Arc::clone(&self.transport), to: MemberId(peer.member), raft_id, class }
     }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, _target: u64, node: &Peer) -> Client {
-        self.client(node, RaftClass::Log)
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Client {
+        self.client(target, node, RaftClass::Log)
     }
 
-    async fn new_heartbeat_client(&mut self, _target: u64, node: &Peer) -> Client {
-        self.client(node, RaftClass::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Client {
+        self.client(target, node, RaftClass::Control)
     }
 
-    async fn new_snapshot_client(&mut self, _target: u64, node: &Peer) -> Client {
-        self.client(node, RaftClass::Snapshot)
+    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Client {
+        self.client(target, node, RaftClass::Snapshot)
     }
 }
 
@@ -62,9 +74,9 @@ fn rpc_error(error: &TransportError) -> RPCError<Types> {
 
 impl Client {
     async fn ask(&self, class: RaftClass, question: &Question, deadline: Duration) -> Result<Answer, RPCError<Types>> {
-        let frame = wire::encode(question).into();
+        let frame = wire::encode_frame(question).into();
         let bytes = self.transport.call(self.to, class, frame, deadline).await.map_err(|error| rpc_error(&error))?;
-        match wire::decode(&bytes) {
+        match wire::decode_frame(&bytes) {
             Ok(Answer::Failed(message)) => Err(RPCError::Network(NetworkError::from_string(message))),
             Ok(answer) => Ok(answer),
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
@@ -79,6 +91,9 @@ impl Client {
     }
 }
 
+/// A stream of answers to appends, once it is open.
+type Opened<'s> = Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>;
+
 fn unexpected() -> RPCError<Types> {
     RPCError::Network(NetworkError::from_string("an unexpected kind of answer"))
 }
@@ -91,10 +106,50 @@ impl RaftNetworkV2<Types> for Client {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        match self.ask(self.class, &wire::append_question(rpc), option.hard_ttl()).await? {
+        let question = wire::append_question(self.raft_id, rpc);
+        match self.ask(self.class, &question, option.hard_ttl()).await? {
             Answer::Append(append) => Ok(append.into()),
             _ => Err(unexpected()),
         }
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Opened<'s>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let client = self.clone();
+        let deadline = option.hard_ttl() * APPEND_PATIENCE;
+        let answers = input
+            .map(move |request| {
+                let client = client.clone();
+                let prev = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let question = wire::append_question(client.raft_id, request);
+                async move {
+                    match client.ask(client.class, &question, deadline).await? {
+                        Answer::Append(append) => Ok((AppendEntriesResponse::from(append), prev, last)),
+                        _ => Err(unexpected()),
+                    }
+                }
+            })
+            .buffered(APPENDS_UNDER_WAY);
+        // what follows an answer that is not a whole success is void
+        let until_one_fails = stream::unfold(Some(answers), |answers| async move {
+            let mut answers = answers?;
+            match answers.next().await? {
+                Ok((response, prev, last)) => {
+                    let whole = match &response {
+                        AppendEntriesResponse::PartialSuccess(taken) => *taken == last,
+                        _ => true,
+                    };
+                    let result = response.into_stream_result(prev, last);
+                    let go_on = whole && result.is_ok();
+                    Some((Ok(result), go_on.then_some(answers)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Box::pin(async move { Ok(until_one_fails.boxed()) })
     }
 
     async fn vote(
@@ -102,7 +157,7 @@ impl RaftNetworkV2<Types> for Client {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask_vote(wire::vote_question(&rpc, false), option).await
+        self.ask_vote(wire::vote_question(self.raft_id, &rpc, false), option).await
     }
 
     async fn pre_vote(
@@ -110,7 +165,19 @@ impl RaftNetworkV2<Types> for Client {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask_vote(wire::vote_question(&rpc, true), option).await
+        self.ask_vote(wire::vote_question(self.raft_id, &rpc, true), option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let question = wire::transfer_question(self.raft_id, &req);
+        match self.ask(RaftClass::Control, &question, option.hard_ttl()).await? {
+            Answer::Taken => Ok(Ok(())),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn full_snapshot(
@@ -121,7 +188,8 @@ impl RaftNetworkV2<Types> for Client {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let meta: SnapshotMeta = snapshot.meta;
-        let sending = snapshots::send(&*self.transport, self.to, vote.into(), &meta, &snapshot.snapshot);
+        let sending =
+            snapshots::send(&*self.transport, (self.to, self.raft_id), vote.into(), &meta, &snapshot.snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {

@@ -5,11 +5,15 @@ use super::handle::RegistryHandle;
 use super::snapshots::Incoming;
 use super::status::{Committed, ProposeError};
 use super::transport::RaftClass;
+use super::types::Types;
 use super::wire::{self, Answer, Question};
+use crate::registry::{Entry, EntryBody};
 use bytes::Bytes;
 use cpi::ids::MemberId;
-use openraft::raft::ReadPolicy;
+use openraft::EntryPayload;
+use openraft::raft::{AppendEntriesRequest, ReadPolicy};
 use openraft::storage::Snapshot;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl RegistryHandle {
@@ -18,29 +22,43 @@ impl RegistryHandle {
     /// # Errors
     /// A sentence for the asker, where the frame is no question.
     pub async fn serve(&self, from: MemberId, class: RaftClass, frame: Bytes) -> Result<Bytes, String> {
-        let question: Question = wire::decode(&frame).map_err(|error| error.to_string())?;
+        let question: Question = wire::decode_frame(&frame).map_err(|error| error.to_string())?;
         let answer = match self.answer(from, class, question).await {
             Ok(answer) => answer,
             Err(message) => Answer::Failed(message),
         };
-        Ok(wire::encode(&answer).into())
+        Ok(wire::encode_frame(&answer).into())
     }
 
     async fn answer(&self, from: MemberId, class: RaftClass, question: Question) -> Result<Answer, String> {
-        let raft = &self.inner.raft;
+        let raft = &self.inner.raft();
         let text = |error: &dyn std::fmt::Display| error.to_string();
         match question {
-            Question::Append { vote, prev, entries, commit } => {
+            Question::Append { to, .. }
+            | Question::Vote { to, .. }
+            | Question::Transfer { to, .. }
+            | Question::SnapshotBegin { to, .. }
+                if to != self.inner.raft_id =>
+            {
+                Err(format!("Raft id {to} is no more: this replica has id {}", self.inner.raft_id))
+            }
+            Question::Append { vote, prev, entries, commit, .. } => {
                 let request = wire::append_request(vote, prev, &entries, commit).map_err(|error| text(&error))?;
+                self.verify_ahead(&request);
                 let response = raft.append_entries(request).await.map_err(|error| text(&error))?;
                 Ok(Answer::Append(response.into()))
             }
-            Question::Vote { vote, last, transfer, pre } => {
+            Question::Vote { vote, last, transfer, pre, .. } => {
                 let request = wire::vote_request(vote, last, transfer);
                 let response = if pre { raft.pre_vote(request).await } else { raft.vote(request).await };
                 Ok(wire::vote_answer(&response.map_err(|error| text(&error))?))
             }
-            Question::SnapshotBegin { vote, progress, files } => {
+            Question::Transfer { vote, heir, last, .. } => {
+                let request = wire::transfer_request(vote, heir, last);
+                let taken = raft.handle_transfer_leader(request).await.map_err(|error| text(&error))?;
+                taken.map(|()| Answer::Taken).map_err(|error| text(&error))
+            }
+            Question::SnapshotBegin { vote, progress, files, .. } => {
                 let mut incoming = self.inner.incoming.lock().await;
                 *incoming = None;
                 let begun = Incoming::begin(&self.inner.state, from, vote, progress, files);
@@ -87,6 +105,29 @@ impl RegistryHandle {
             Question::Beacon { envelope } if class == RaftClass::Forward => self.heard(from, &envelope),
             _ => Err("this question does not belong on this stream".to_owned()),
         }
+    }
+
+    /// Has the signatures of new entries verified while they are written to disk and wait for their commit, so that
+    /// `apply` need not. An entry that does not hold is left to `apply`, which refuses it like every other replica.
+    fn verify_ahead(&self, request: &AppendEntriesRequest<Types>) {
+        let normal = |entry: &super::types::Entry| match &entry.payload {
+            EntryPayload::Normal(proposal) => Some(proposal.0.clone()),
+            _ => None,
+        };
+        let entries: Vec<Bytes> = request.entries.iter().filter_map(normal).collect();
+        if entries.is_empty() {
+            return;
+        }
+        let (shared, federation) = (Arc::clone(&self.inner.shared), self.federation());
+        tokio::task::spawn_blocking(move || {
+            for bytes in entries {
+                if let Ok(entry) = Entry::open(&bytes, &federation)
+                    && let EntryBody::Statement(statement) = entry.body
+                {
+                    shared.known_to_hold(statement.digest);
+                }
+            }
+        });
     }
 
     fn heard(&self, from: MemberId, envelope: &[u8]) -> Result<Answer, String> {

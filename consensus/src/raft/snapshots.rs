@@ -18,10 +18,10 @@ const PIECE_DEADLINE: Duration = Duration::from_secs(15);
 /// Files of one snapshot.
 const FILES_MAX: usize = 4096;
 
-/// Sends `snapshot` to `to`; the receiver installs it and answers with its vote.
+/// Sends `snapshot` to a member's replica of a Raft id; the receiver installs it and answers with its vote.
 pub async fn send(
     transport: &dyn RaftTransport,
-    to: MemberId,
+    (to, raft_id): (MemberId, u64),
     vote: WireVote,
     meta: &SnapshotMeta,
     snapshot: &Checkpoint,
@@ -29,7 +29,7 @@ pub async fn send(
     let local = |error: io::Error| TransportError::Refused { member: to, message: error.to_string() };
     let files: Vec<(String, u64)> =
         snapshot.files().map_err(local)?.into_iter().map(|file| (file.name, file.size_bytes)).collect();
-    let begin = Question::SnapshotBegin { vote, progress: WireProgress::of(meta), files: files.clone() };
+    let begin = Question::SnapshotBegin { to: raft_id, vote, progress: WireProgress::of(meta), files: files.clone() };
     ask(transport, to, &begin).await?;
     for (number, (name, size)) in files.iter().enumerate() {
         let mut file = File::open(snapshot.path.join(name)).map_err(local)?;
@@ -49,8 +49,8 @@ pub async fn send(
 }
 
 async fn ask(transport: &dyn RaftTransport, to: MemberId, question: &Question) -> Result<Answer, TransportError> {
-    let bytes = transport.call(to, RaftClass::Snapshot, wire::encode(question).into(), PIECE_DEADLINE).await?;
-    match wire::decode(&bytes) {
+    let bytes = transport.call(to, RaftClass::Snapshot, wire::encode_frame(question).into(), PIECE_DEADLINE).await?;
+    match wire::decode_frame(&bytes) {
         Ok(Answer::Failed(message)) => Err(TransportError::Refused { member: to, message }),
         Ok(answer) => Ok(answer),
         Err(error) => Err(TransportError::Refused { member: to, message: error.to_string() }),

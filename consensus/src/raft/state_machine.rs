@@ -11,7 +11,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use openraft::{EntryPayload, OptionalSend};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Hashes of the newest entries that are kept, to be held against beacons.
@@ -25,10 +25,29 @@ pub struct Shared {
     pub applied: watch::Sender<u64>,
     /// Replica hash by index, the newest last.
     pub hashes: Mutex<VecDeque<(u64, [u8; 32])>>,
-    /// Digests of envelopes that this node verified when it proposed them; each is verified once.
+    /// Digests of envelopes that this node verified when it proposed them or when they came in; each is verified once.
     pub verified: Mutex<BTreeSet<[u8; 32]>>,
     /// Told of commands of peers that are refused.
     pub refusals: std::sync::OnceLock<super::doorkeeper::RefusalWatch>,
+}
+
+/// Verified envelopes that wait to be applied. Those of a log that was cut off again never are, so there is a bound.
+const VERIFIED_MAX: usize = 32_768;
+
+impl Shared {
+    /// Remembers that an envelope holds.
+    pub fn known_to_hold(&self, digest: [u8; 32]) {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(digest);
+    }
+
+    /// Whether an envelope is known to hold; it is asked once.
+    fn holds(&self, digest: &[u8; 32]) -> bool {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).remove(digest)
+    }
 }
 
 /// The registry as openraft drives it.
@@ -91,9 +110,7 @@ impl RaftStateMachine<Types> for StateMachine {
                     }
                     EntryPayload::Normal(proposal) => {
                         let federation = self.federation(&overlay);
-                        let opened = Entry::open_known(&proposal.0, &federation, |digest| {
-                            self.shared.verified.lock().expect("never poisoned").remove(digest)
-                        });
+                        let opened = Entry::open_known(&proposal.0, &federation, |digest| self.shared.holds(digest));
                         match opened {
                             Ok(entry) => Some(RegistryState::apply(&mut overlay, index, &entry)),
                             // the same bytes give the same refusal on every replica

@@ -1,5 +1,6 @@
 //! Three and more replicas in one process, over a transport in memory that can be cut.
 
+use super::timers::Timers;
 use super::*;
 use crate::envelope::{Envelope, Federation, StatementKind};
 use crate::registry::command::{JoinRequest, Registration};
@@ -17,15 +18,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const STEM: &str =
+pub(super) const STEM: &str =
     "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400";
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is there, and which pairs are cut.
 #[derive(Default)]
-struct Switch {
-    replicas: Mutex<BTreeMap<MemberId, RegistryHandle>>,
-    cut: Mutex<BTreeSet<MemberId>>,
+pub(super) struct Switch {
+    pub replicas: Mutex<BTreeMap<MemberId, RegistryHandle>>,
+    pub cut: Mutex<BTreeSet<MemberId>>,
+    /// Of every line, in ms.
+    round_trip_ms: AtomicU64,
 }
 
 struct Line {
@@ -53,7 +56,15 @@ impl RaftTransport for Line {
         deadline: Duration,
     ) -> Result<Bytes, TransportError> {
         let target = self.target(to).ok_or(TransportError::Unreachable(to))?;
-        let answer = tokio::time::timeout(deadline, target.serve(self.from, class, frame)).await;
+        let half = Duration::from_millis(self.switch.round_trip_ms.load(Ordering::Relaxed) / 2);
+        let answer = tokio::time::timeout(deadline, async {
+            // what is sent in order comes in order: the timer has a millisecond's grain and keeps the order of equal ones
+            tokio::time::sleep(half).await;
+            let answer = target.serve(self.from, class, frame).await;
+            tokio::time::sleep(half).await;
+            answer
+        })
+        .await;
         if self.target(to).is_none() {
             return Err(TransportError::Timeout(to));
         }
@@ -63,18 +74,18 @@ impl RaftTransport for Line {
     }
 
     fn rtt_ms(&self, to: MemberId) -> Option<u32> {
-        self.target(to).map(|_| 1)
+        self.target(to).map(|_| self.switch.round_trip_ms.load(Ordering::Relaxed).max(1) as u32)
     }
 }
 
-struct Ring {
+pub(super) struct Ring {
     dir: tempfile::TempDir,
-    switch: Arc<Switch>,
+    pub switch: Arc<Switch>,
     federation: Federation,
     sequence: AtomicU64,
 }
 
-fn key(member: u64) -> SigningKey {
+pub(super) fn key(member: u64) -> SigningKey {
     SigningKey::from_bytes(&[member as u8; 32])
 }
 
@@ -105,7 +116,7 @@ fn genesis() -> Genesis {
 
 impl Ring {
     /// A federation of `members`, all of them up.
-    async fn of(members: u64) -> Self {
+    pub async fn of(members: u64) -> Self {
         let federation = Federation { id: genesis().federation_id(), epoch: 0 };
         let ring =
             Self { dir: tempfile::tempdir().unwrap(), switch: Arc::default(), federation, sequence: AtomicU64::new(1) };
@@ -122,22 +133,46 @@ impl Ring {
         self.dir.path().join(member.to_string())
     }
 
-    async fn start(&self, member: u64, found: Option<Genesis>) {
-        let options = RegistryOptions {
+    fn options(&self, member: u64, raft_id: u64, found: Option<Genesis>) -> RegistryOptions {
+        RegistryOptions {
             dir: self.path(member),
+            seat: self.path(member).with_extension("seat"),
             member: MemberId(member),
-            raft_id: member,
+            raft_id,
             federation: self.federation,
             signing_key: key(member),
-            round_trip_ms: 1,
+            floor: TimerFloor { heartbeat_ms: 160, election_ms: 480 },
+            snapshot_log_bytes: 64 << 20,
+            log_entries_kept: 1_000,
+            cache_bytes: 1 << 20,
             found,
+        }
+    }
+
+    fn line(&self, member: u64) -> Arc<Line> {
+        Arc::new(Line { from: MemberId(member), switch: Arc::clone(&self.switch) })
+    }
+
+    pub async fn start(&self, member: u64, found: Option<Genesis>) {
+        self.start_as(member, member, found).await;
+    }
+
+    /// Starts a member's replica under a Raft id; one that was stopped a moment ago may still hold its files.
+    async fn start_as(&self, member: u64, raft_id: u64, found: Option<Genesis>) {
+        let end = Instant::now() + PATIENCE;
+        let handle = loop {
+            let options = self.options(member, raft_id, found.clone());
+            match RegistryHandle::start(options, self.line(member)).await {
+                Ok(handle) => break handle,
+                Err(error @ StartError::LogLost { .. }) => panic!("{error}"),
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        let line = Line { from: MemberId(member), switch: Arc::clone(&self.switch) };
-        let handle = RegistryHandle::start(options, Arc::new(line)).await.unwrap();
         self.switch.replicas.lock().unwrap().insert(MemberId(member), handle);
     }
 
-    async fn stop(&self, member: u64) {
+    pub async fn stop(&self, member: u64) {
         let handle = self.switch.replicas.lock().unwrap().remove(&MemberId(member)).unwrap();
         handle.shutdown().await;
     }
@@ -146,7 +181,7 @@ impl Ring {
         self.switch.replicas.lock().unwrap()[&MemberId(member)].clone()
     }
 
-    fn sign(&self, signer: &SigningKey, command: &Command) -> Vec<u8> {
+    pub fn sign(&self, signer: &SigningKey, command: &Command) -> Vec<u8> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         Envelope::seal(StatementKind::RegistryCommand, self.federation, signer, sequence, command.to_bytes()).to_bytes()
     }
@@ -183,7 +218,7 @@ impl Ring {
     }
 
     /// Waits until `condition` holds.
-    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition(self) {
             assert!(Instant::now() < end, "not in time: {what}");
@@ -191,14 +226,14 @@ impl Ring {
         }
     }
 
-    async fn voters(&self, count: usize) {
+    pub async fn voters(&self, count: usize) {
         self.until("voters", |ring| {
             ring.switch.replicas.lock().unwrap().values().all(|handle| handle.status().voters.len() == count)
         })
         .await;
     }
 
-    fn leader(&self, among: &[u64]) -> Option<u64> {
+    pub fn leader(&self, among: &[u64]) -> Option<u64> {
         among.iter().copied().find(|member| self.handle(*member).freshness().role == Role::Leader)
     }
 }
@@ -253,12 +288,11 @@ async fn writes_resume_when_the_leader_is_gone_and_nothing_acknowledged_is_lost(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_replica_has_everything_and_one_without_its_log_does_not_vote() {
+async fn a_restarted_replica_has_everything() {
     let ring = Ring::of(3).await;
     ring.voters(3).await;
     let (envelope, key) = ring.registration(1);
     ring.handle(1).propose(envelope, PATIENCE).await.unwrap();
-    ring.until("the mark", |ring| ring.path(3).join("seat").exists()).await;
     for member in 1..=3 {
         ring.stop(member).await;
     }
@@ -267,19 +301,69 @@ async fn a_restarted_replica_has_everything_and_one_without_its_log_does_not_vot
     }
     ring.handle(2).linearizable(PATIENCE).await.unwrap();
     assert!(ring.handle(2).reader().identifier(&key).is_some());
-    std::fs::remove_dir_all(ring.path(3).join("log")).unwrap();
-    let options = RegistryOptions {
-        dir: ring.path(3),
-        member: MemberId(3),
-        raft_id: 3,
-        federation: ring.federation,
-        signing_key: super::tests::key(3),
-        round_trip_ms: 1,
-        found: None,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_without_its_log_does_not_vote_and_begins_anew_under_another_id() {
+    let ring = Ring::of(3).await;
+    ring.voters(3).await;
+    let (envelope, key) = ring.registration(1);
+    ring.handle(1).propose(envelope, PATIENCE).await.unwrap();
+    ring.stop(3).await;
+    std::fs::remove_dir_all(ring.path(3)).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let lost = loop {
+        match RegistryHandle::start(ring.options(3, 3, None), ring.line(3)).await {
+            // what was stopped a moment ago still holds its files
+            Err(StartError::Store(_)) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => break other,
+        }
     };
-    let line = Line { from: MemberId(3), switch: Arc::clone(&ring.switch) };
-    let lost = RegistryHandle::start(options, Arc::new(line)).await;
-    assert!(matches!(lost, Err(StartError::LogLost { raft_id: 3, .. })));
+    assert!(matches!(lost, Err(StartError::LogLost { raft_id: 3, .. })), "{:?}", lost.err());
+    let command = Command::RenewRaftId { lost: 3 };
+    let renewal = ring.sign(&super::tests::key(3), &command);
+    let others = [MemberId(3), MemberId(2), MemberId(1)];
+    let raft_id = RegistryHandle::renew(&*ring.line(3), &others, &renewal, PATIENCE).await.unwrap();
+    assert_eq!(raft_id, 4);
+    // the answer was forgotten: another question gives the same id, not one more
+    let again = ring.sign(&super::tests::key(3), &command);
+    assert_eq!(RegistryHandle::renew(&*ring.line(3), &others, &again, PATIENCE).await.unwrap(), 4);
+    ring.start_as(3, 4, None).await;
+    let seats = |ring: &Ring| ring.handle(1).status().voters.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+    ring.until("the new id votes instead of the lost one", |ring| seats(ring) == [1, 2, 4]).await;
+    ring.handle(3).linearizable(PATIENCE).await.unwrap();
+    assert!(ring.handle(3).reader().identifier(&key).is_some());
+    // what is meant for the lost id is not answered in its name
+    let vote = openraft::raft::VoteRequest::new(super::types::Vote::new(1_000, 1), None);
+    let question = super::wire::encode_frame(&super::wire::vote_question(3, &vote, false));
+    let answer = ring.handle(3).serve(MemberId(1), RaftClass::Control, question.into()).await.unwrap();
+    let answer = super::wire::decode_frame(&answer).unwrap();
+    assert!(matches!(answer, super::wire::Answer::Failed(message) if message.contains("Raft id 3 is no more")));
+    // a restart under the new id is an ordinary one
+    ring.stop(3).await;
+    ring.start_as(3, 4, None).await;
+    ring.handle(3).linearizable(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timers_follow_far_voters_and_writes_resume_soon_when_their_leader_is_gone() {
+    let ring = Ring::of(3).await;
+    ring.voters(3).await;
+    ring.switch.round_trip_ms.store(200, Ordering::Relaxed);
+    let far = Timers::of(200, TimerFloor { heartbeat_ms: 160, election_ms: 480 });
+    let fit = |timers: (u64, u64, u64)| timers == (far.heartbeat_ms, far.election_ms_min, far.election_ms_max);
+    ring.until("timers", |ring| (1..=3).all(|member| fit(ring.handle(member).status().timers_ms))).await;
+    let (envelope, key) = ring.registration(1);
+    ring.handle(1).propose(envelope, PATIENCE).await.unwrap();
+    ring.until("a leader", |ring| ring.leader(&[1, 2, 3]).is_some()).await;
+    let leader = ring.leader(&[1, 2, 3]).unwrap();
+    ring.stop(leader).await;
+    let other = if leader == 2 { 3 } else { 2 };
+    let (after, _) = ring.registration(2);
+    let began = Instant::now();
+    assert!(registered(&ring.handle(other).propose(after, PATIENCE).await.unwrap()));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(ring.handle(other).reader().identifier(&key).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

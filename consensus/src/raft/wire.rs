@@ -5,11 +5,14 @@ use crate::codec::{self, CodecError};
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::Membership;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Format version of what is stored.
 const VERSION: u8 = 1;
+/// Format version of questions and answers.
+const FRAME_VERSION: u8 = 2;
 
 /// Term and index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> std::io::Result<T> {
         .map_err(|error: CodecError| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }
 
+/// Encodes a question or an answer.
+pub fn encode_frame<T: Serialize>(value: &T) -> Vec<u8> {
+    codec::encode(FRAME_VERSION, value).expect("wire types have plain fields")
+}
+
+/// Decodes a question or an answer.
+pub fn decode_frame<T: DeserializeOwned>(bytes: &[u8]) -> std::io::Result<T> {
+    codec::decode(FRAME_VERSION, bytes, codec::FRAME_BYTES_MAX)
+        .map_err(|error: CodecError| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}
+
 /// Applied log id and membership, as the state keeps them beside the registry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WireProgress {
@@ -154,12 +168,14 @@ impl WireProgress {
     }
 }
 
-/// A question between replicas.
+/// A question between replicas. What Raft itself asks names the Raft id that it is meant for: a member that lost its log
+/// has another one, and must not answer in the lost one's name.
 #[derive(Serialize, Deserialize)]
 pub enum Question {
-    Append { vote: WireVote, prev: Option<WireLogId>, entries: Vec<Bytes>, commit: Option<WireLogId> },
-    Vote { vote: WireVote, last: Option<WireLogId>, transfer: bool, pre: bool },
-    SnapshotBegin { vote: WireVote, progress: WireProgress, files: Vec<(String, u64)> },
+    Append { to: u64, vote: WireVote, prev: Option<WireLogId>, entries: Vec<Bytes>, commit: Option<WireLogId> },
+    Vote { to: u64, vote: WireVote, last: Option<WireLogId>, transfer: bool, pre: bool },
+    Transfer { to: u64, vote: WireVote, heir: u64, last: Option<WireLogId> },
+    SnapshotBegin { to: u64, vote: WireVote, progress: WireProgress, files: Vec<(String, u64)> },
     SnapshotChunk { file: u32, offset: u64, bytes: Bytes },
     SnapshotEnd,
     Propose { envelope: Bytes, hops: u8 },
@@ -210,8 +226,9 @@ impl From<WireAppend> for AppendEntriesResponse<Types> {
     }
 }
 
-pub fn append_question(request: AppendEntriesRequest<Types>) -> Question {
+pub fn append_question(to: u64, request: AppendEntriesRequest<Types>) -> Question {
     Question::Append {
+        to,
         vote: request.vote.into(),
         prev: request.prev_log_id.map(Into::into),
         entries: request.entries.into_iter().map(|entry| entry_bytes(entry).into()).collect(),
@@ -233,8 +250,9 @@ pub fn append_request(
     })
 }
 
-pub fn vote_question(request: &VoteRequest<Types>, pre: bool) -> Question {
+pub fn vote_question(to: u64, request: &VoteRequest<Types>, pre: bool) -> Question {
     Question::Vote {
+        to,
         vote: request.vote.into(),
         last: request.last_log_id.map(Into::into),
         transfer: request.leadership_transfer,
@@ -258,4 +276,17 @@ pub fn vote_answer(response: &VoteResponse<Types>) -> Answer {
 
 pub fn vote_response(vote: WireVote, granted: bool, last: Option<WireLogId>) -> VoteResponse<Types> {
     VoteResponse::new(Vote::from(vote), last.map(Into::into), granted)
+}
+
+pub fn transfer_question(to: u64, request: &TransferLeaderRequest<Types>) -> Question {
+    Question::Transfer {
+        to,
+        vote: (*request.from_leader()).into(),
+        heir: *request.to_node_id(),
+        last: request.last_log_id().copied().map(Into::into),
+    }
+}
+
+pub fn transfer_request(vote: WireVote, heir: u64, last: Option<WireLogId>) -> TransferLeaderRequest<Types> {
+    TransferLeaderRequest::new(vote.into(), heir, last.map(Into::into))
 }

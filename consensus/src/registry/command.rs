@@ -103,6 +103,77 @@ pub struct Registration {
     pub text: String,
 }
 
+/// A change of identifiers that travels with others under one signature. No batch is inside another, so that reading one
+/// takes a bounded stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdentifierChange {
+    /// As [`Command::Register`].
+    Register {
+        /// The identifiers.
+        items: Vec<Registration>,
+        /// The dictionary release that they were checked against.
+        release: u32,
+    },
+    /// As [`Command::Revise`].
+    Revise {
+        /// Which.
+        key: StableKey,
+        /// The revision that is replaced.
+        expected_revision: u64,
+        /// The new text.
+        text: String,
+        /// The dictionary release that it was checked against.
+        release: u32,
+    },
+    /// As [`Command::Retire`].
+    Retire {
+        /// Which.
+        key: StableKey,
+        /// The revision that ends.
+        expected_revision: u64,
+        /// What takes its place.
+        successor: Option<StableKey>,
+    },
+}
+
+impl IdentifierChange {
+    /// Identifiers that it touches.
+    pub fn items(&self) -> usize {
+        if let Self::Register { items, .. } = self { items.len() } else { 1 }
+    }
+}
+
+impl TryFrom<Command> for IdentifierChange {
+    type Error = Box<Command>;
+
+    fn try_from(command: Command) -> Result<Self, Box<Command>> {
+        match command {
+            Command::Register { items, release } => Ok(Self::Register { items, release }),
+            Command::Revise { key, expected_revision, text, release } => {
+                Ok(Self::Revise { key, expected_revision, text, release })
+            }
+            Command::Retire { key, expected_revision, successor } => {
+                Ok(Self::Retire { key, expected_revision, successor })
+            }
+            other => Err(Box::new(other)),
+        }
+    }
+}
+
+impl From<IdentifierChange> for Command {
+    fn from(change: IdentifierChange) -> Self {
+        match change {
+            IdentifierChange::Register { items, release } => Self::Register { items, release },
+            IdentifierChange::Revise { key, expected_revision, text, release } => {
+                Self::Revise { key, expected_revision, text, release }
+            }
+            IdentifierChange::Retire { key, expected_revision, successor } => {
+                Self::Retire { key, expected_revision, successor }
+            }
+        }
+    }
+}
+
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -178,14 +249,25 @@ pub enum Command {
         /// One more than the version in force.
         version: u32,
     },
-    /// Gives a member whose log is lost a new Raft id.
+    /// Gives a member whose log is lost a new Raft id; one that has another id already is told it.
     RenewRaftId {
         /// The id that is lost.
         lost: u64,
     },
+    /// Changes of identifiers under one signature, each on its own: some may hold and some be refused. At most
+    /// [`REGISTRATIONS_MAX`] identifiers altogether.
+    Batch(Vec<IdentifierChange>),
 }
 
 impl Command {
+    /// The commands in it: those of a batch, else itself.
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Batch(changes) => changes.into_iter().map(Into::into).collect(),
+            other => vec![other],
+        }
+    }
+
     /// The bytes that are signed.
     pub fn to_bytes(&self) -> Vec<u8> {
         codec::encode(VERSION, self).expect("commands have only plain fields")

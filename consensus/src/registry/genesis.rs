@@ -6,6 +6,9 @@ use cpi::ids::ContentDigest;
 use cpi::resource::RegionPlace;
 use serde::{Deserialize, Serialize};
 
+/// The Raft id of the founder's first replica.
+pub const FOUNDER_RAFT_ID: u64 = 1;
+
 /// A federation's beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {

@@ -10,6 +10,8 @@
 
 pub mod command;
 pub mod genesis;
+#[cfg(test)]
+mod golden;
 pub mod identifier;
 mod index;
 pub mod keys;
@@ -24,11 +26,11 @@ mod state;
 mod tests;
 mod window;
 
-pub use command::{Admission, Command, Entry, EntryBody, Registration, Statement};
+pub use command::{Admission, Command, Entry, EntryBody, IdentifierChange, Registration, Statement};
 pub use genesis::Genesis;
 pub use identifier::{IdentifierRecord, IdentifierState};
 pub use member::{KeySpan, MemberRecord, Standing};
 pub use policy::FederationPolicy;
 pub use read::{Page, RegistryReader, SearchQuery, Settled, Statistic, StatisticsDimension};
-pub use response::{ItemOutcome, Refusal, Response};
+pub use response::{ChangeOutcome, ItemOutcome, Refusal, Response};
 pub use state::{RegistryState, Summary};

@@ -159,6 +159,44 @@ impl ItemOutcome {
     }
 }
 
+/// What one change of a batch came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeOutcome {
+    /// Each identifier of a registration, in the order given.
+    Registered(Vec<ItemOutcome>),
+    /// An identifier changed.
+    Changed {
+        /// Which.
+        key: StableKey,
+        /// Its new revision.
+        revision: u64,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+impl ChangeOutcome {
+    /// All refusals: of the whole, or of single identifiers.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        let (whole, items): (Option<&Refusal>, &[ItemOutcome]) = match self {
+            Self::Registered(items) => (None, items),
+            Self::Refused(refusal) => (Some(refusal), &[]),
+            Self::Changed { .. } => (None, &[]),
+        };
+        whole.into_iter().chain(items.iter().filter_map(ItemOutcome::refusal))
+    }
+}
+
+impl From<ChangeOutcome> for Response {
+    fn from(outcome: ChangeOutcome) -> Self {
+        match outcome {
+            ChangeOutcome::Registered(items) => Self::Registered(items),
+            ChangeOutcome::Changed { key, revision } => Self::IdentifierChanged { key, revision },
+            ChangeOutcome::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
 /// What a command came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
@@ -208,6 +246,8 @@ pub enum Response {
     },
     /// Nothing changed.
     Refused(Refusal),
+    /// Each change of a batch, in the order given.
+    Batch(Vec<ChangeOutcome>),
 }
 
 impl Response {
@@ -218,7 +258,12 @@ impl Response {
 
     /// All refusals: of the whole, or of single identifiers.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        let items = if let Self::Registered(items) = self { items.as_slice() } else { &[] };
-        self.refusal().into_iter().chain(items.iter().filter_map(ItemOutcome::refusal))
+        let (items, changes): (&[ItemOutcome], &[ChangeOutcome]) = match self {
+            Self::Registered(items) => (items, &[]),
+            Self::Batch(changes) => (&[], changes),
+            _ => (&[], &[]),
+        };
+        let of_changes = changes.iter().flat_map(ChangeOutcome::refusals);
+        self.refusal().into_iter().chain(items.iter().filter_map(ItemOutcome::refusal)).chain(of_changes)
     }
 }

@@ -1,15 +1,15 @@
 //! The state machine: one entry in, one response out, the same on every replica.
 
 use super::command::{
-    Admission, Command, Entry, EntryBody, JoinRequest, MemberUpdate, REGISTRATIONS_MAX, Registration,
+    Admission, Command, Entry, EntryBody, IdentifierChange, JoinRequest, MemberUpdate, REGISTRATIONS_MAX, Registration,
 };
-use super::genesis::Genesis;
+use super::genesis::{FOUNDER_RAFT_ID, Genesis};
 use super::identifier::{IdentifierRecord, IdentifierState};
 use super::kv::{KvRead, KvWrite, Overlay};
 use super::member::{ADDRESSES_MAX, ENTERPRISES_MAX, KEY_OVERLAP_MS, KeySpan, MemberRecord, Standing};
 use super::policy::FederationPolicy;
 use super::read::Settled;
-use super::response::{ItemOutcome, Refusal, Response};
+use super::response::{ChangeOutcome, ItemOutcome, Refusal, Response};
 use super::window::{Seen, WINDOW, Window};
 use super::{Statement, index, keys};
 use crate::codec;
@@ -154,7 +154,7 @@ fn found(kv: &mut dyn KvWrite, stamp: Timestamp, genesis: &Genesis) -> Response 
         enterprises: genesis.enterprises.clone(),
         standing: Standing::Active,
         standing_reason: String::new(),
-        raft_id: 1,
+        raft_id: FOUNDER_RAFT_ID,
         admitted_at: stamp,
         admitted_by: member,
     };
@@ -167,7 +167,7 @@ fn found(kv: &mut dyn KvWrite, stamp: Timestamp, genesis: &Genesis) -> Response 
         applied: 0,
         hash: [0; 32],
         next_member: 2,
-        next_raft_id: 2,
+        next_raft_id: FOUNDER_RAFT_ID + 1,
         ring_version: 1,
         release: 1,
         policy_revision: 0,
@@ -253,11 +253,14 @@ impl Act<'_, '_> {
             Command::SetStanding { member, expected_revision, standing, reason } => {
                 self.set_standing(*member, *expected_revision, *standing, reason)
             }
-            Command::Register { items, release } => self.register(items, *release),
+            Command::Register { items, release } => self.register(items, *release).map(Response::from),
             Command::Revise { key, expected_revision, text, release } => {
-                self.revise(key, *expected_revision, text, *release)
+                self.revise(key, *expected_revision, text, *release).map(Response::from)
             }
-            Command::Retire { key, expected_revision, successor } => self.retire(key, *expected_revision, *successor),
+            Command::Retire { key, expected_revision, successor } => {
+                self.retire(key, *expected_revision, *successor).map(Response::from)
+            }
+            Command::Batch(changes) => self.batch(changes),
             Command::PublishRelease { release, chunk, bytes } => self.publish(*release, *chunk, bytes),
             Command::ActivateRelease { release, chunks, sha256 } => self.activate(*release, *chunks, sha256),
             Command::SetPolicy { expected_revision, policy } => self.set_policy(*expected_revision, policy),
@@ -271,7 +274,9 @@ impl Act<'_, '_> {
             Command::RenewRaftId { lost } => {
                 let mut record = self.signer.clone();
                 if record.raft_id != *lost {
-                    return Err(invalid("lost", format!("the member's present Raft id {}", record.raft_id)));
+                    // a member that forgot the answer asks again; an id is used by nobody before its answer is on disk
+                    let (member, revision, raft_id) = (record.member, record.revision, record.raft_id);
+                    return Ok(Response::MemberChanged { member, revision, raft_id });
                 }
                 record.raft_id = self.summary.next_raft_id;
                 self.summary.next_raft_id += 1;
@@ -448,11 +453,28 @@ impl Act<'_, '_> {
         Ok(response)
     }
 
-    fn register(&mut self, items: &[Registration], release: u32) -> Result<Response, Refusal> {
+    fn batch(&mut self, changes: &[IdentifierChange]) -> Result<Response, Refusal> {
+        let items: usize = changes.iter().map(IdentifierChange::items).sum();
+        if changes.is_empty() || changes.len() > REGISTRATIONS_MAX || items > REGISTRATIONS_MAX {
+            return Err(invalid("batch", format!("1 to {REGISTRATIONS_MAX} identifiers")));
+        }
+        let one = |change: &IdentifierChange| match change {
+            IdentifierChange::Register { items, release } => self.register(items, *release),
+            IdentifierChange::Revise { key, expected_revision, text, release } => {
+                self.revise(key, *expected_revision, text, *release)
+            }
+            IdentifierChange::Retire { key, expected_revision, successor } => {
+                self.retire(key, *expected_revision, *successor)
+            }
+        };
+        Ok(Response::Batch(changes.iter().map(one).map(|made| made.unwrap_or_else(ChangeOutcome::Refused)).collect()))
+    }
+
+    fn register(&mut self, items: &[Registration], release: u32) -> Result<ChangeOutcome, Refusal> {
         if items.is_empty() || items.len() > REGISTRATIONS_MAX {
             return Err(invalid("items", format!("1 to {REGISTRATIONS_MAX} identifiers")));
         }
-        Ok(Response::Registered(
+        Ok(ChangeOutcome::Registered(
             items
                 .iter()
                 .map(|item| self.register_one(&item.text, release).unwrap_or_else(ItemOutcome::Refused))
@@ -530,7 +552,7 @@ impl Act<'_, '_> {
         Ok(present)
     }
 
-    fn revise(&mut self, key: &StableKey, expected: u64, text: &str, release: u32) -> Result<Response, Refusal> {
+    fn revise(&mut self, key: &StableKey, expected: u64, text: &str, release: u32) -> Result<ChangeOutcome, Refusal> {
         let present = self.owned(key, expected)?;
         let cpi = self.parse(text)?;
         let found = cpi.stable_key();
@@ -542,10 +564,15 @@ impl Act<'_, '_> {
         let record = self.record(*key, present.revision + 1, text, release);
         self.put_identifier(&record);
         index::add(self.kv, key, &cpi);
-        Ok(Response::IdentifierChanged { key: *key, revision: record.revision })
+        Ok(ChangeOutcome::Changed { key: *key, revision: record.revision })
     }
 
-    fn retire(&mut self, key: &StableKey, expected: u64, successor: Option<StableKey>) -> Result<Response, Refusal> {
+    fn retire(
+        &mut self,
+        key: &StableKey,
+        expected: u64,
+        successor: Option<StableKey>,
+    ) -> Result<ChangeOutcome, Refusal> {
         let present = self.owned(key, expected)?;
         if let Some(successor) = successor
             && (successor == *key || self.kv.get(&keys::identifier(&successor)).is_none())
@@ -557,7 +584,7 @@ impl Act<'_, '_> {
         let mut record = self.record(*key, present.revision + 1, &present.text, present.release);
         record.state = IdentifierState::Retired { successor };
         self.put_identifier(&record);
-        Ok(Response::IdentifierChanged { key: *key, revision: record.revision })
+        Ok(ChangeOutcome::Changed { key: *key, revision: record.revision })
     }
 
     fn publish(&mut self, release: u32, chunk: u32, bytes: &[u8]) -> Result<Response, Refusal> {

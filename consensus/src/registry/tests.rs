@@ -21,16 +21,17 @@ fn place(region: &str) -> RegionPlace {
 }
 
 pub(super) struct World {
-    kv: MemoryKv,
+    pub genesis: Genesis,
+    pub kv: MemoryKv,
     index: u64,
     time: u64,
-    pub(super) federation: Federation,
-    pub(super) founder: SigningKey,
+    pub federation: Federation,
+    pub founder: SigningKey,
     sequence: u64,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         let founder = SigningKey::from_bytes(&[1; 32]);
         let genesis = Genesis {
             name: "test".to_owned(),
@@ -43,7 +44,9 @@ impl World {
             enterprises: vec!["C91110108MA00CP019A".to_owned()],
         };
         let federation = Federation { id: genesis.federation_id(), epoch: 0 };
-        let mut world = Self { kv: MemoryKv::default(), index: 0, time: 1000, federation, founder, sequence: 0 };
+        let kept = genesis.clone();
+        let mut world =
+            Self { genesis: kept, kv: MemoryKv::default(), index: 0, time: 1000, federation, founder, sequence: 0 };
         let entry = Entry { stamp: Timestamp(1000), body: EntryBody::Genesis(Box::new(genesis)) };
         assert_eq!(world.apply(&entry), Response::Founded);
         world
@@ -54,23 +57,23 @@ impl World {
         RegistryState::apply(&mut self.kv, self.index, entry)
     }
 
-    pub(super) fn signed(&self, key: &SigningKey, sequence: u64, command: &Command) -> Vec<u8> {
+    pub fn signed(&self, key: &SigningKey, sequence: u64, command: &Command) -> Vec<u8> {
         Envelope::seal(StatementKind::RegistryCommand, self.federation, key, sequence, command.to_bytes()).to_bytes()
     }
 
-    pub(super) fn submit(&mut self, envelope: Vec<u8>) -> Response {
+    pub fn submit(&mut self, envelope: Vec<u8>) -> Response {
         self.time += 1000;
         let statement = Statement::open(envelope, &self.federation).unwrap();
         self.apply(&Entry { stamp: Timestamp(self.time), body: EntryBody::Statement(Box::new(statement)) })
     }
 
-    pub(super) fn command(&mut self, key: &SigningKey, command: &Command) -> Response {
+    pub fn command(&mut self, key: &SigningKey, command: &Command) -> Response {
         self.sequence += 1;
         let envelope = self.signed(key, self.sequence, command);
         self.submit(envelope)
     }
 
-    pub(super) fn admit(&mut self, region: &str, seed: u8, enterprises: &[&str]) -> (SigningKey, Response) {
+    pub fn admit(&mut self, region: &str, seed: u8, enterprises: &[&str]) -> (SigningKey, Response) {
         let (signing, transport) = (SigningKey::from_bytes(&[seed; 32]), SigningKey::from_bytes(&[seed + 100; 32]));
         let nonce = [seed; 16];
         let request = JoinRequest {
@@ -99,7 +102,7 @@ impl World {
         (signing, response)
     }
 
-    fn register(&mut self, key: &SigningKey, text: &str) -> ItemOutcome {
+    pub fn register(&mut self, key: &SigningKey, text: &str) -> ItemOutcome {
         let command = Command::Register { items: vec![Registration { text: text.to_owned() }], release: 1 };
         match self.command(key, &command) {
             Response::Registered(mut items) => items.remove(0),

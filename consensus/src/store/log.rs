@@ -60,7 +60,7 @@ impl LogDb {
     /// # Errors
     /// [`StoreError`]: an unwritable folder, a full disk, damage beyond a torn tail.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Arc::new(options::open(path, &options::options())?);
+        let db = Arc::new(options::open(path, &options::log())?);
         let syncer = Syncer::start("raft-log-sync", db.clone(), path.to_owned())?;
         Ok(Self { inner: Arc::new(Inner { syncer, db, path: path.to_owned() }) })
     }
@@ -134,6 +134,31 @@ impl LogDb {
             out.push((index, value));
         }
         Ok(out)
+    }
+
+    /// Bytes of all entries from `index` on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn bytes_from(&self, index: u64) -> Result<u64, StoreError> {
+        let start = entry_key(index);
+        let mut bytes = 0;
+        for item in self.inner.db.iterator(IteratorMode::From(&start, Direction::Forward)) {
+            let (key, value) = item.map_err(|error| self.failed(&error))?;
+            if index_of(&key).is_none() {
+                break;
+            }
+            bytes += value.len() as u64;
+        }
+        Ok(bytes)
+    }
+
+    /// Blocks until all that was written is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn synced(&self) -> Result<(), StoreError> {
+        self.inner.syncer.wait()
     }
 
     /// The last entry.

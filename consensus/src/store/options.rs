@@ -12,8 +12,13 @@ const BLOCK_CACHE_BYTES: usize = 16 << 20;
 const OPEN_FILES_MAX: i32 = 128;
 
 pub(super) fn options() -> Options {
+    with_cache(BLOCK_CACHE_BYTES)
+}
+
+/// As [`options`], with a block cache of `bytes`.
+pub(super) fn with_cache(bytes: usize) -> Options {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_block_cache(&Cache::new_lru_cache(bytes));
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
@@ -31,12 +36,18 @@ pub(super) fn options() -> Options {
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(2);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     // the default silently drops acknowledged entries after a corrupt record; only a torn tail is ours to drop
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options
+}
+
+/// For the log: it is written once, read once and purged, so packing it would cost more than it saves.
+pub(super) fn log() -> Options {
+    let mut options = options();
+    options.set_compression_type(DBCompressionType::None);
     options
 }
 

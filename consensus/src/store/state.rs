@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 const POINTER: &str = "CURRENT_GENERATION";
 const SNAPSHOTS: &str = "snapshots";
@@ -23,6 +23,9 @@ const INCOMING: &str = "incoming";
 pub struct StateDb {
     root: Arc<PathBuf>,
     current: Arc<RwLock<StateReader>>,
+    cache_bytes: usize,
+    /// One checkpoint is made at a time: a new one removes the older.
+    making: Arc<Mutex<()>>,
 }
 
 /// Reads of one generation. A reader stays valid while a newer generation takes over.
@@ -66,11 +69,12 @@ fn write_pointer(root: &Path, generation: u64) -> io::Result<()> {
 }
 
 impl StateDb {
-    /// Opens the generation in use under `root`, or makes the first. Removes what an interrupted install left.
+    /// Opens the generation in use under `root`, or makes the first. Removes what an interrupted install left. Up to
+    /// `cache_bytes` of it are kept in memory.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
+    pub fn open(root: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
         let folder = |error: &io::Error| StoreError::folder(root, error);
         std::fs::create_dir_all(root).map_err(|error| folder(&error))?;
         let generation = match std::fs::read_to_string(root.join(POINTER)) {
@@ -92,8 +96,9 @@ impl StateDb {
                 std::fs::remove_dir_all(entry.path()).map_err(|error| folder(&error))?;
             }
         }
-        let reader = open_generation(root, generation)?;
-        Ok(Self { root: Arc::new(root.to_owned()), current: Arc::new(RwLock::new(reader)) })
+        let reader = open_generation(root, generation, cache_bytes)?;
+        let (root, current) = (Arc::new(root.to_owned()), Arc::new(RwLock::new(reader)));
+        Ok(Self { root, current, cache_bytes, making: Arc::default() })
     }
 
     /// Reads of the generation in use.
@@ -125,6 +130,7 @@ impl StateDb {
     /// # Errors
     /// [`StoreError`].
     pub fn checkpoint(&self, name: &str) -> Result<Checkpoint, StoreError> {
+        let _alone = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshots = self.root.join(SNAPSHOTS);
         let path = snapshots.join(name);
         let folder = |error: io::Error| StoreError::folder(&path, &error);
@@ -193,7 +199,7 @@ impl StateDb {
             File::open(entry.path()).and_then(|file| file.sync_all()).map_err(folder)?;
         }
         std::fs::rename(incoming, &path).map_err(folder)?;
-        let reader = open_generation(&self.root, generation)?;
+        let reader = open_generation(&self.root, generation, self.cache_bytes)?;
         write_pointer(&self.root, generation).map_err(folder)?;
         *self.current.write().expect("no writer panics while it holds the lock") = reader;
         let _ = std::fs::remove_dir_all(generation_path(&self.root, old.generation));
@@ -201,8 +207,8 @@ impl StateDb {
     }
 }
 
-fn open_generation(root: &Path, generation: u64) -> Result<StateReader, StoreError> {
-    let db = options::open(&generation_path(root, generation), &options::options())?;
+fn open_generation(root: &Path, generation: u64, cache_bytes: usize) -> Result<StateReader, StoreError> {
+    let db = options::open(&generation_path(root, generation), &options::with_cache(cache_bytes))?;
     Ok(StateReader { db: Arc::new(db), generation })
 }
 

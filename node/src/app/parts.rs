@@ -1,17 +1,20 @@
 //! Small parts of the assembly: signals, the wall clock, readiness, and keeping our own record in the registry true.
 
+use crate::config::NodeConfig;
 use crate::drivers::pending::PendingDesk;
+use crate::drivers::raft::MeshTransport;
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::Members;
 use crate::http::glue::Adapters;
 use crate::http::{Check, ReadinessCheck};
 use crate::identity::Signer;
+use crate::join::{Membership, RosterSeed};
 use crate::mesh::MeshHandle;
 use crate::metrics::{AdapterBackend, Metrics, RefusedReason, State};
 use crate::services::dictionary::DictionaryService;
 use crate::services::registry::Registry as _;
 use async_trait::async_trait;
-use consensus::raft::RegistryHandle;
+use consensus::raft::{ProposeError, RegistryHandle};
 use consensus::registry::Command;
 use consensus::registry::command::MemberUpdate;
 use consensus::time::Timestamp;
@@ -105,6 +108,44 @@ pub(super) async fn announce(
     tokio::select! {
         () = stop.cancelled() => {}
         () = keep => {}
+    }
+}
+
+/// Asks the other members for a new Raft id until one of them had it committed. The lost id never votes again.
+///
+/// # Errors
+/// Nobody else is known, or the registry refuses.
+pub(super) async fn renew_raft_id(
+    config: &NodeConfig,
+    signer: &Signer,
+    membership: &Membership,
+    mesh: &MeshHandle,
+    transport: &MeshTransport,
+) -> anyhow::Result<u64> {
+    let left = RegistryHandle::last_roster(&config.registry_dir());
+    let seeds: Vec<RosterSeed> = match left.iter().filter_map(RosterSeed::of).collect::<Vec<_>>() {
+        none if none.is_empty() => membership.roster.clone(),
+        some => some,
+    };
+    let others: Vec<MemberId> =
+        seeds.iter().map(|seed| seed.member).filter(|member| *member != membership.member).collect();
+    if others.is_empty() {
+        anyhow::bail!(
+            "replica {} must not vote without its log, and no other member is known to ask for a new Raft id: restore \
+             the data folder",
+            membership.raft_id
+        );
+    }
+    mesh.set_roster(seeds.into_iter().map(Into::into).collect());
+    let command = Command::RenewRaftId { lost: membership.raft_id };
+    let envelope = signer.seal_command(command.to_bytes())?.to_bytes();
+    loop {
+        match RegistryHandle::renew(transport, &others, &envelope, ANNOUNCE_WAIT).await {
+            Ok(raft_id) => return Ok(raft_id),
+            Err(ProposeError::Rejected(error)) => anyhow::bail!("no new Raft id was given: {error}"),
+            Err(error) => tracing::info!(%error, "no member could have a new Raft id committed yet; asking again"),
+        }
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
 }
 

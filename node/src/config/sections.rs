@@ -124,14 +124,13 @@ section! {
 section! {
     /// The replicated registry of members and identifiers.
     pub struct RegistryConfig {
-        /// Milliseconds between heartbeats of the leader, at least; it grows to twice the voters' p99 round trip. 20 to 5000.
-        pub heartbeat_ms_min: u64 = 100,
+        /// Milliseconds between heartbeats of the leader, at least; it grows to twice the voters' p99 round trip while the
+        /// node runs. 20 to 5000.
+        pub heartbeat_ms_min: u64 = 160,
         /// Shortest election timeout in milliseconds, at least; it grows to six times the voters' p99 round trip. At least
-        /// three heartbeats. Writes stop for about twice this when a leader dies.
-        pub election_ms_min: u64 = 600,
-        /// Voters aimed at: 1, 3, 5 or 7. One lost voter of three, two of five stop nothing.
-        pub voters_target: u32 = 5,
-        /// Bytes of log after which a snapshot is made, 1 MiB to 16 GiB.
+        /// three heartbeats. Writes stop for about three times this when a leader dies.
+        pub election_ms_min: u64 = 480,
+        /// Bytes of log after which a snapshot is made, 1 MiB to 16 GiB. An hour after the last one, any new entry is enough.
         pub snapshot_log_bytes: u64 = 64 << 20,
         /// Log entries kept after a snapshot, for replicas that lag a little. 0 to 10000000.
         pub log_entries_kept: u64 = 10_000,

@@ -162,10 +162,6 @@ impl Check {
         if registry.election_ms_min < 3 * registry.heartbeat_ms_min {
             self.refuse("registry.election_ms_min", "must be at least three times `registry.heartbeat_ms_min`", None);
         }
-        if !matches!(registry.voters_target, 1 | 3 | 5 | 7) {
-            let message = format!("{} is not possible: expected 1, 3, 5 or 7", registry.voters_target);
-            self.refuse("registry.voters_target", message, None);
-        }
         if config.data.task_ttl_s < config.http.idempotency_ttl_s {
             self.refuse("data.task_ttl_s", "must not be less than `http.idempotency_ttl_s`", None);
         }

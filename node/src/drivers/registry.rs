@@ -3,7 +3,10 @@
 //! A command that is not committed at once is written to the node's records, shown to the other members as pending, and
 //! sent again, the same bytes each time, until the registry gives an outcome. So `202` means on disk here, and a restart
 //! does not lose it.
+//!
+//! Changes of identifiers that come at the same time are signed and committed together (see [`super::batches`]).
 
+use super::batches::Batches;
 use super::pending::PendingDesk;
 use crate::identity::Signer;
 use crate::services::identifier_views::{FreshnessView, RegistryStatusView};
@@ -12,7 +15,7 @@ use async_trait::async_trait;
 use consensus::envelope::{ENVELOPE_BYTES_MAX, Envelope};
 use consensus::raft::{Freshness, ProposeError, RegistryHandle, Role};
 use consensus::registry::pending::PendingView;
-use consensus::registry::{Command, Refusal, RegistryReader, StatisticsDimension};
+use consensus::registry::{Command, IdentifierChange, Refusal, RegistryReader, StatisticsDimension};
 use consensus::store::{RecordBatch, Records, Table};
 use cpi::ids::{MemberId, StableKey};
 use std::collections::BTreeSet;
@@ -49,6 +52,7 @@ struct Inner {
     /// Sequences of kept commands whose caller still waits for them.
     in_hand: Mutex<BTreeSet<u64>>,
     fresh: Mutex<Option<(Instant, FreshnessView)>>,
+    batches: Batches,
 }
 
 impl LiveRegistry {
@@ -63,7 +67,20 @@ impl LiveRegistry {
         commit_wait: Duration,
     ) -> Self {
         let (in_hand, fresh) = (Mutex::default(), Mutex::default());
-        let door = Self(Arc::new(Inner { me, handle, signer, records, commit_wait, pending, in_hand, fresh }));
+        let (batches, queue) = Batches::new();
+        let inner = Inner { me, handle, signer, records, commit_wait, pending, in_hand, fresh, batches };
+        let door = Self(Arc::new(inner));
+        // ends with the last door
+        let weak = Arc::downgrade(&door.0);
+        tokio::spawn(queue.run(move |command| {
+            let door = weak.upgrade().map(Self);
+            async move {
+                match door {
+                    Some(door) => door.commit(command).await,
+                    None => Err(RegistryError::NoQuorum),
+                }
+            }
+        }));
         for (_, envelope) in door.waiting() {
             door.0.pending.show(&envelope);
         }
@@ -164,6 +181,21 @@ impl LiveRegistry {
         written.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
         self.0.pending.announce(envelope);
         Ok(())
+    }
+
+    /// Signs one command and brings it to the leader.
+    async fn commit(&self, command: Command) -> Result<Outcome, RegistryError> {
+        let sealed = self.0.signer.seal_command(command.to_bytes());
+        let envelope = sealed.map_err(|error| RegistryError::Failed(error.to_string()))?;
+        let bytes = envelope.to_bytes();
+        if bytes.len() > ENVELOPE_BYTES_MAX {
+            return Err(RegistryError::Failed(format!(
+                "the command has {} bytes, too many for one entry",
+                bytes.len()
+            )));
+        }
+        let _in_hand = InHand::new(self, envelope.sequence);
+        self.bring(envelope.sequence, &bytes).await
     }
 
     /// Brings a command to the leader. What takes longer than a moment is kept and shown as pending meanwhile.
@@ -277,17 +309,10 @@ impl Registry for LiveRegistry {
     }
 
     async fn submit(&self, command: Command) -> Result<Outcome, RegistryError> {
-        let sealed = self.0.signer.seal_command(command.to_bytes());
-        let envelope = sealed.map_err(|error| RegistryError::Failed(error.to_string()))?;
-        let bytes = envelope.to_bytes();
-        if bytes.len() > ENVELOPE_BYTES_MAX {
-            return Err(RegistryError::Failed(format!(
-                "the command has {} bytes, too many for one entry",
-                bytes.len()
-            )));
+        match IdentifierChange::try_from(command) {
+            Ok(change) => self.0.batches.submit(change).await,
+            Err(command) => self.commit(*command).await,
         }
-        let _in_hand = InHand::new(self, envelope.sequence);
-        self.bring(envelope.sequence, &bytes).await
     }
 
     async fn snapshot(&self) -> Result<(PathBuf, u64), RegistryError> {

@@ -2,11 +2,13 @@
 //!
 //! Every figure in BENCHMARKS.md has its command here. What is printed is what was measured in that run.
 
+pub mod etcd;
 pub mod flood;
 pub mod http;
 pub mod idle;
 pub mod place;
 pub mod resolve;
+pub mod writes;
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
-//! Whole-program measurements: `bench resolve`, `place`, `spread`, `decide`, `local`, `flood`, `idle`. Prints one JSON object.
+//! Whole-program measurements: `bench resolve`, `place`, `spread`, `decide`, `local`, `flood`, `idle`, `writes`, `etcd`. Prints
+//! one JSON object.
 
 use e2e::bench::place::Placing;
-use e2e::bench::{flood, idle, place, resolve};
+use e2e::bench::{etcd, flood, idle, place, resolve, writes};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
@@ -10,7 +11,9 @@ const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
        bench decide [PER_SECOND] [SECONDS]    the same, calm: decision times
        bench local [PER_SECOND] [SECONDS]     processes of this machine
        bench flood [TASKS]
-       bench idle [SECONDS]";
+       bench idle [SECONDS]
+       bench writes [CLIENTS] [SECONDS]       registry writes at three voters
+       bench etcd [CLIENTS] [SECONDS] [ROUNDS]  the same and etcd in turn";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
             Some("local") => place::run(placing(600, 15, "local", false)).await.map(Some),
             Some("flood") => flood::run(or(1, 10_000)).await.map(Some),
             Some("idle") => idle::run(or(1, 30)).await.map(Some),
+            Some("writes") => writes::run(or(1, 64) as usize, or(2, 20)).await.map(Some),
+            Some("etcd") => etcd::against(or(1, 64) as usize, or(2, 20), or(3, 3)).await.map(Some),
             _ => Ok(None),
         }
     });

@@ -3,7 +3,7 @@
 use crate::envelope::OpenError;
 use crate::registry::command::{REGISTRATIONS_MAX, StatementError};
 use crate::registry::read::Settled;
-use crate::registry::{Command, IdentifierState, RegistryReader, Standing, Statement};
+use crate::registry::{Command, IdentifierChange, IdentifierState, RegistryReader, Standing, Statement};
 use cpi::identifier::Cpi;
 use cpi::ids::{MemberId, StableKey};
 
@@ -186,6 +186,24 @@ impl From<&StatementError> for ClaimRefused {
 /// [`ClaimRefused::Kind`], `Text`.
 pub fn claims_of(statement: &Statement) -> Result<Vec<Claim>, ClaimRefused> {
     match &statement.command {
+        Command::Batch(changes) => {
+            let items: usize = changes.iter().map(IdentifierChange::items).sum();
+            if changes.is_empty() || changes.len() > REGISTRATIONS_MAX || items > REGISTRATIONS_MAX {
+                let expected = format!("1 to {REGISTRATIONS_MAX} identifiers in one statement");
+                return Err(ClaimRefused::Text { at: 0, expected });
+            }
+            let mut claims = Vec::with_capacity(items);
+            for change in changes {
+                claims.extend(claims_of_command(&change.clone().into())?);
+            }
+            Ok(claims)
+        }
+        single => claims_of_command(single),
+    }
+}
+
+fn claims_of_command(command: &Command) -> Result<Vec<Claim>, ClaimRefused> {
+    match command {
         Command::Register { items, .. } => {
             if items.is_empty() || items.len() > REGISTRATIONS_MAX {
                 let expected = format!("1 to {REGISTRATIONS_MAX} identifiers in one statement");

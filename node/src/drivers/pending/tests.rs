@@ -63,11 +63,15 @@ impl Alone {
         let mesh = Mesh::start(&identity.transport_seed(), config, Handlers::default()).await.expect("listens");
         let options = RegistryOptions {
             dir: folder.join("registry"),
+            seat: folder.join("seat"),
             member: MemberId(1),
             raft_id,
             federation,
             signing_key: identity.signing_key().clone(),
-            round_trip_ms: 1,
+            floor: consensus::raft::TimerFloor { heartbeat_ms: 160, election_ms: 480 },
+            snapshot_log_bytes: 64 << 20,
+            log_entries_kept: 1_000,
+            cache_bytes: 1 << 20,
             found: Some(genesis),
         };
         let registry =
