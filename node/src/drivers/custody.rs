@@ -25,7 +25,7 @@ const LEASE: Table = Table(b'L');
 const IDEMPOTENCY: Table = Table(b'K');
 const OPEN: Table = Table(b'O');
 const NODE: Table = Table(b'N');
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const INCARNATION: &[u8] = b"incarnation";
 const DRAINING: &[u8] = b"draining";
 /// In front of a pool's name.

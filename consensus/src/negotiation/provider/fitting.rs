@@ -181,8 +181,7 @@ impl Provider {
     ) -> Option<Counter> {
         match code {
             ReasonCode::BudgetExceeded => {
-                let open = Limits { price_hour_micro_max: Some(0), ..*wanted.limits };
-                let unbounded = Limits { price_hour_micro_max: None, ..open };
+                let unbounded = Limits { price_hour_micro_max: None, ..*wanted.limits };
                 let fit = self.pick(Wanted { limits: &unbounded, ..wanted }, targets, rng).ok()?;
                 let floor = price_in_round(fit.price, wanted.round, self.config.provider.discount_permille_max);
                 Some(Counter::Dearer { price_hour_micro: floor })
