@@ -1,5 +1,7 @@
 //! Plugins as real processes: what the host does when they come, go and misbehave.
 
+#![allow(clippy::unwrap_used, reason = "all of this file is tests and what they share")]
+
 mod common;
 
 use adapters::contract::{Adapter as _, AdapterError, LogStream, RunRequest, RunState};

@@ -102,7 +102,7 @@ impl PluginHost {
             let path = config.data_dir.join(name);
             std::fs::create_dir_all(&path).map_err(folder(path))?;
         }
-        let private = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
         let sockets = tempfile::Builder::new()
             .prefix("causeway-plugins-")
             .permissions(private.clone())

@@ -198,13 +198,17 @@ struct Section {
     ignore: BTreeMap<String, String>,
 }
 
+/// Names of one side, and what they are on the other.
+type Names = BTreeMap<String, Value>;
+
 /// The rules of one file.
 pub struct Rules {
     name: String,
     pub(super) backend: String,
     pub(super) platform: String,
     pub(super) pools: Vec<String>,
-    tables: BTreeMap<String, (BTreeMap<String, Value>, BTreeMap<String, Value>)>,
+    /// Each to the south and to the north.
+    tables: BTreeMap<String, (Names, Names)>,
     sections: BTreeMap<(Direction, String), Section>,
 }
 
