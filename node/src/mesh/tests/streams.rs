@@ -164,9 +164,9 @@ async fn round_trips_are_measured() {
 }
 
 /// Opens a raw stream of a member's class, past the lane.
-async fn raw(node: &Node, to: &Node, class: StreamClass) -> libp2p::Stream {
+async fn raw(node: &Node, to: &Node, class: StreamClass) -> Result<libp2p::Stream, MeshError> {
     let link = node.mesh.core.link(to.mesh.me()).expect("in the roster");
-    within(lane::open_stream(&node.mesh.core, link.member, link.peer, class, &[])).await.expect("welcome")
+    within(lane::open_stream(&node.mesh.core, link.member, link.peer, class, &[])).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,8 +184,9 @@ async fn oversized_and_truncated_frames_close_the_stream_and_cost_score() {
         // was read: then it is said again.
         within(async {
             while !counted() {
-                let mut stream = raw(&nodes[0], &nodes[1], StreamClass::Logs).await;
-                if stream.write_all(&bytes).await.is_ok() {
+                if let Ok(mut stream) = raw(&nodes[0], &nodes[1], StreamClass::Logs).await
+                    && stream.write_all(&bytes).await.is_ok()
+                {
                     let _ = futures::AsyncWriteExt::close(&mut stream).await;
                     let _ = stream.read_to_end(&mut rest).await;
                 }
