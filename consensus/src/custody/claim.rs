@@ -31,12 +31,14 @@ impl Custodian {
         if kept.record.closed {
             return;
         }
-        let epoch = Epoch { counter: kept.record.promised.counter + 1, member: me };
+        // Bounded where it comes in; past the last epoch there is none to claim.
+        let Some(counter) = kept.record.promised.counter.checked_add(1) else { return };
+        let epoch = Epoch { counter, member: me };
         kept.record.promised = epoch;
         let newest = kept.record.clone();
         let others = kept.others(me);
         let claiming = Claiming { epoch, promises: BTreeSet::new(), newest: newest.clone(), pause_ms };
-        self.turn(id, Role::Claiming(claiming));
+        self.turn(id, Role::Claiming(Box::new(claiming)));
         if others.is_empty() {
             // Nobody else to ask: the promise and the state that rests on it go to the own disk together.
             if let Some(Kept { role: Role::Claiming(claiming), .. }) = self.tasks.get_mut(&id) {
@@ -68,8 +70,10 @@ impl Custodian {
 
     /// A custodian promised.
     pub(super) fn promised(&mut self, now: Now, from: MemberId, id: TaskId, epoch: Epoch, record: CustodyRecord) {
-        let Some(Kept { role: Role::Claiming(claiming), .. }) = self.tasks.get_mut(&id) else { return };
-        if claiming.epoch != epoch {
+        let Some(kept) = self.tasks.get_mut(&id) else { return };
+        let seated = kept.is_custodian(from);
+        let Role::Claiming(claiming) = &mut kept.role else { return };
+        if !seated || claiming.epoch != epoch {
             return;
         }
         if record.version() > claiming.newest.version() {
@@ -99,7 +103,7 @@ impl Custodian {
         } else {
             record.written = epoch;
             record.promised = epoch;
-            record.revision += 1;
+            record.revision = record.revision.saturating_add(1);
             (Effect::Own(id, record.revision), true)
         };
         kept.record = record.clone();

@@ -387,10 +387,10 @@ impl Custodian {
                 self.written(now, from, task, (written, revision), events);
             }
             Message::Lacks { task } => self.lacks(from, task),
-            Message::Refused { task, promised } => self.refused(now, task, promised),
+            Message::Refused { task, promised } => self.refused(now, from, task, promised),
             Message::Claim(claim) => self.claimed(now, from, *claim),
             Message::Promise { task, epoch, record } => self.promised(now, from, task, epoch, *record),
-            Message::Told { record } => self.told(now, *record),
+            Message::Told { record } => self.told(now, from, *record),
             Message::Return { task, epoch } => self.returned(now, from, task, epoch),
             Message::Enquire { task } => self.enquired(from, task),
             Message::Unknown { task } => self.unknown(now, from, task),

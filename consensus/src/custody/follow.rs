@@ -187,10 +187,10 @@ impl Custodian {
     }
 
     /// A custodian promised a higher epoch than this node asked or wrote under.
-    pub(super) fn refused(&mut self, now: Now, id: TaskId, promised: Epoch) {
+    pub(super) fn refused(&mut self, now: Now, from: MemberId, id: TaskId, promised: Epoch) {
         let me = self.me;
         let Some(kept) = self.tasks.get_mut(&id) else { return };
-        if kept.record.closed || kept.record.promise(promised).is_err() {
+        if !kept.is_custodian(from) || kept.record.closed || kept.record.promise(promised).is_err() {
             return;
         }
         let mine = match &kept.role {
@@ -215,12 +215,13 @@ impl Custodian {
     }
 
     /// A custodian tells what it has of a task that is closed, or that this node keeps no longer.
-    pub(super) fn told(&mut self, now: Now, mut record: CustodyRecord) {
+    pub(super) fn told(&mut self, now: Now, from: MemberId, mut record: CustodyRecord) {
         let id = record.task;
         let me = self.me;
         let Some(kept) = self.tasks.get_mut(&id) else { return };
         let newer = record.version() > kept.record.version();
-        if kept.record.closed || !newer || !(record.closed || !record.is_seated(me)) {
+        let over = record.closed || !record.is_seated(me);
+        if !kept.is_custodian(from) || kept.record.closed || !newer || !over {
             return;
         }
         record.promised = record.written.max(kept.record.promised);

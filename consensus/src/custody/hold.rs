@@ -116,7 +116,8 @@ impl Custodian {
             return;
         };
         if holding.own != Some(record.revision) {
-            // A newer state is on its way to the own disk; it goes out with that.
+            // A newer state is on its way to the own disk. One that is not urgent does not go out with that alone.
+            self.arm(id, now.mono.plus_ms(first_ms));
             return;
         }
         let mut writes = Vec::new();

@@ -30,7 +30,7 @@ pub(super) enum Role {
     /// It decides.
     Holding(Holding),
     /// It gathers promises for a higher epoch.
-    Claiming(Claiming),
+    Claiming(Box<Claiming>),
     /// Another decides.
     Following(Following),
 }
@@ -128,6 +128,17 @@ impl Kept {
     /// The others who keep it.
     pub fn others(&self, me: MemberId) -> Vec<MemberId> {
         self.record.seats().filter(|m| *m != me).collect()
+    }
+
+    /// Whether `member` may speak for the task: it has a seat in the newest state known here, or decides for it.
+    pub fn is_custodian(&self, member: MemberId) -> bool {
+        self.record.is_seated(member)
+            || match &self.role {
+                Role::Holding(_) => false,
+                // Promises may name a newer set; its members are asked, too.
+                Role::Claiming(claiming) => claiming.newest.is_seated(member),
+                Role::Following(following) => following.holder == member,
+            }
     }
 
     /// How long this custodian waits before it adopts the task of a silent holder: one after the other.

@@ -5,7 +5,7 @@
 
 use super::record::CustodyRecord;
 use crate::negotiation::{DOCUMENT_BYTES_MAX, TaskEvent, TaskRecord};
-use cpi::ids::{Epoch, MemberId, TaskId};
+use cpi::ids::{Epoch, Fence, MemberId, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// The most lines of history in one message.
@@ -116,9 +116,34 @@ pub struct Claim {
     pub task: Option<TaskRecord>,
 }
 
+/// Epochs and revisions beyond are nobody's: they grow by one with each adoption or step, and must have room to.
+const COUNTER_MAX: u64 = 1 << 48;
+/// The same for runs, attempts and lines of history.
+const COUNTER_MAX_SHORT: u32 = 1 << 30;
+
+fn is_epoch_bounded(epoch: Epoch) -> bool {
+    epoch.counter <= COUNTER_MAX
+}
+
+fn is_fence_bounded(fence: Fence) -> bool {
+    is_epoch_bounded(fence.epoch) && fence.attempt <= COUNTER_MAX_SHORT
+}
+
+fn is_counted_well(record: &CustodyRecord) -> bool {
+    is_epoch_bounded(record.promised)
+        && is_epoch_bounded(record.written)
+        && record.revision <= COUNTER_MAX
+        && record.events <= COUNTER_MAX_SHORT
+        && record.runs <= COUNTER_MAX_SHORT
+        && is_fence_bounded(record.fence)
+        && record.binding.as_ref().is_none_or(|b| is_fence_bounded(b.fence))
+        && record.end.as_ref().and_then(|e| e.fence).is_none_or(is_fence_bounded)
+}
+
 fn is_bounded(record: &CustodyRecord) -> bool {
     let outcome = record.end.as_ref().and_then(|e| e.outcome.as_ref());
-    record.seats().count() <= SEATS_MAX
+    is_counted_well(record)
+        && record.seats().count() <= SEATS_MAX
         && record.custodians.len() <= SEATS_MAX
         && record.binding.as_ref().is_none_or(|b| {
             b.currency.len() <= 8 && b.target.pool.len() <= NAME_BYTES_MAX && b.target.class.len() <= NAME_BYTES_MAX
@@ -172,9 +197,13 @@ impl Message {
                 let id = claim.record.task;
                 is_bounded(&claim.record)
                     && claim.epoch.member == from
+                    && is_epoch_bounded(claim.epoch)
                     && claim.task.as_ref().is_none_or(|t| t.task == id && is_task_bounded(t))
             }
-            Self::Promise { task, record, .. } => record.task == *task && is_bounded(record),
+            Self::Promise { task, epoch, record } => {
+                record.task == *task && is_epoch_bounded(*epoch) && is_bounded(record)
+            }
+            Self::Refused { promised, .. } => is_epoch_bounded(*promised),
             Self::Told { record } => is_bounded(record),
             Self::Cancel { principal, .. } => principal.len() <= NAME_BYTES_MAX,
             _ => true,

@@ -164,7 +164,7 @@ impl CustodyRecord {
 
     /// The next attempt's fence under the holder's epoch. It supersedes the present binding.
     pub fn next_fence(&mut self) -> Fence {
-        let attempt = if self.fence.epoch == self.written { self.fence.attempt + 1 } else { 1 };
+        let attempt = if self.fence.epoch == self.written { self.fence.attempt.saturating_add(1) } else { 1 };
         self.fence = Fence { epoch: self.written, attempt };
         self.binding = None;
         self.fence
@@ -194,7 +194,7 @@ impl CustodyRecord {
             };
         }
         self.fence = binding.fence;
-        self.runs += 1;
+        self.runs = self.runs.saturating_add(1);
         self.binding = Some(binding);
         Ok(())
     }

@@ -138,7 +138,7 @@ impl Origin {
                 self.timers.arm(Due::Task(id), now.mono);
             } else {
                 // The fence of a round that no disk saw may have been used: leave it out.
-                task.custody.fence.attempt += 1;
+                task.custody.fence.attempt = task.custody.fence.attempt.saturating_add(1);
                 task.tell(
                     now,
                     Actor::Origin(me),

@@ -2,6 +2,7 @@
 
 mod seeds;
 mod stories;
+mod strangers;
 
 use super::{Action, Binding, Custodian, CustodyConfig, CustodyRecord, Durability, EndMark, Input, Message};
 use crate::negotiation::{
