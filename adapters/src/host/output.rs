@@ -2,6 +2,7 @@
 
 use super::lock;
 use crate::vault::Vault;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use zeroize::Zeroizing;
 
 /// The file begins anew beyond this; one older file is kept.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -61,16 +63,22 @@ impl Output {
     }
 
     fn clean(&self, line: &[u8]) -> String {
-        let text = String::from_utf8_lossy(line);
-        let mut text: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-        if let Some((vault, names)) = &self.secrets {
-            for secret in names.iter().filter_map(|name| vault.get(name)) {
-                if let Ok(secret) = std::str::from_utf8(secret.expose())
-                    && secret.len() >= SECRET_BYTES_MIN
-                {
-                    text = text.replace(secret, "[redacted]");
+        let mut text = printable(line);
+        let Some((vault, names)) = &self.secrets else { return text };
+        // Output comes by lines, so each line of a secret (a key in PEM, a kubeconfig) is looked for by itself.
+        let mut hidden = Vec::new();
+        for secret in names.iter().filter_map(|name| vault.get(name)) {
+            for part in secret.expose().split(|byte| matches!(byte, b'\n' | b'\r')) {
+                let part = Zeroizing::new(printable(part.trim_ascii()));
+                if part.len() >= SECRET_BYTES_MIN && text.contains(part.as_str()) {
+                    hidden.push(part);
                 }
             }
+        }
+        // Longest first: a part that stands in another must not leave the rest of that behind.
+        hidden.sort_unstable_by_key(|part| Reverse(part.len()));
+        for part in hidden {
+            text = text.replace(part.as_str(), "[redacted]");
         }
         text
     }
@@ -125,6 +133,11 @@ impl Output {
     }
 }
 
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +164,18 @@ mod tests {
         }
         assert_eq!(output.tail(usize::MAX).len(), LINES_KEPT);
         assert_eq!(output.tail(1), ["#3: 999"]);
+    }
+    #[test]
+    fn every_line_of_a_secret_is_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = Vault::open(&dir.path().join("v"), &dir.path().join("k")).unwrap();
+        let pem = b"-----BEGIN KEY-----\r\nQ0FOQVJZ-1\r\n  Q0FOQVJZ-1-and-more\nab\n-----END KEY-----\n".to_vec();
+        vault.put("pem", Secret::new(pem)).unwrap();
+        let output = Output::new(dir.path().join("p.log"), Some((Arc::new(vault), vec!["pem".to_owned()])));
+        for line in ["got Q0FOQVJZ-1", "Q0FOQVJZ-1-and-more", r"-----BEGIN KEY-----\nQ0FOQVJZ-1\nab", "able"] {
+            output.keep("#1", line.as_bytes());
+        }
+        let expected = ["#1: got [redacted]", "#1: [redacted]", r"#1: [redacted]\n[redacted]\nab", "#1: able"];
+        assert_eq!(output.tail(10), expected);
     }
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 const MAGIC: &[u8; 8] = b"CWVAULT1";
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
-/// The largest vault that is read.
+/// The largest vault that is read, and so the largest that is written.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// The longest secret: a kubeconfig or a certificate chain fits.
 const SECRET_BYTES_MAX: usize = 64 << 10;
@@ -68,6 +68,12 @@ pub enum WriteVaultError {
     #[error("the secret has {bytes} bytes: expected 1 to {SECRET_BYTES_MAX}")]
     Length {
         /// What was given.
+        bytes: usize,
+    },
+    /// Too much in all.
+    #[error("the vault would have {bytes} bytes: expected at most {FILE_BYTES_MAX}; remove secrets that nothing uses")]
+    Full {
+        /// The file's size with the change.
         bytes: usize,
     },
     /// The disk.
@@ -167,6 +173,9 @@ impl Vault {
         let mut changed = secrets.clone();
         change(&mut changed);
         let sealed = seal(&self.cipher, &changed);
+        if sealed.len() as u64 > FILE_BYTES_MAX {
+            return Err(WriteVaultError::Full { bytes: sealed.len() });
+        }
         replace(&self.path, &sealed).map_err(|source| WriteVaultError::File { path: self.path.clone(), source })?;
         *secrets = changed;
         Ok(())
@@ -310,5 +319,23 @@ mod tests {
             assert!(matches!(vault.put("a", Secret::new(vec![0; bytes])), Err(WriteVaultError::Length { .. })));
         }
         assert_eq!(vault.names(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_vault_that_could_not_be_opened_again_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = (dir.path().join("v"), dir.path().join("k"));
+        let vault = Vault::open(&path, &key).unwrap();
+        let large = || Secret::new(vec![7; SECRET_BYTES_MAX]);
+        let room = FILE_BYTES_MAX as usize / SECRET_BYTES_MAX - 1;
+        for number in 0..room {
+            vault.put(&number.to_string(), large()).unwrap();
+        }
+        let full = vault.put("one-more", large());
+        assert!(matches!(full, Err(WriteVaultError::Full { bytes }) if bytes as u64 > FILE_BYTES_MAX), "{full:?}");
+        assert!(vault.get("one-more").is_none(), "nothing changed");
+        vault.put("small", Secret::new(vec![1])).unwrap();
+        drop(vault);
+        assert_eq!(Vault::open(&path, &key).unwrap().names().len(), room + 1);
     }
 }
