@@ -58,6 +58,7 @@ section! {
         /// `http.idempotency_ttl_s`. Its files go earlier, after `artifacts.result_ttl_s`.
         pub task_ttl_s: u64 = 2_592_000,
         /// Ended tasks that are kept at most, 1000 to 10000000; beyond, those that were submitted first go before their time.
+        /// Their idempotency keys stay for `http.idempotency_ttl_s` all the same.
         pub ended_tasks_max: usize = 200_000,
         /// Whether acknowledged records are synced to the disk first. `false` is for benchmarks: a power cut then loses
         /// acknowledged work.

@@ -24,6 +24,8 @@ const SUMMARY: Table = Table(b'S');
 const LEASE: Table = Table(b'L');
 const IDEMPOTENCY: Table = Table(b'K');
 const OPEN: Table = Table(b'O');
+/// Idempotency keys that outlive their task, by the time of their submission.
+const LEFT_KEY: Table = Table(b'X');
 const NODE: Table = Table(b'N');
 const VERSION: u8 = 2;
 const INCARNATION: &[u8] = b"incarnation";
@@ -133,6 +135,13 @@ fn lease_key(attempt: &Attempt) -> [u8; 36] {
     key[16..24].copy_from_slice(&attempt.fence.epoch.counter.to_be_bytes());
     key[24..32].copy_from_slice(&attempt.fence.epoch.member.0.to_be_bytes());
     key[32..].copy_from_slice(&attempt.fence.attempt.to_be_bytes());
+    key
+}
+
+fn left_key(at: Timestamp, row: &[u8; 32]) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..8].copy_from_slice(&at.0.to_be_bytes());
+    key[8..].copy_from_slice(row);
     key
 }
 
@@ -362,11 +371,17 @@ impl TaskRecords {
         })
     }
 
-    /// Adds the removal of an ended task to a batch: all its rows, and its idempotency key where it is still its own.
+    /// Adds the removal of an ended task to a batch: all its rows, and its idempotency key where it is still its own. A key
+    /// that was first used after `keys_before` stays, for [`Self::forget_keys`] to remove later.
     ///
     /// # Errors
     /// [`TaskRecordsError`].
-    pub fn remove(&self, batch: &mut RecordBatch, task: &TaskRecord) -> Result<(), TaskRecordsError> {
+    pub fn remove(
+        &self,
+        batch: &mut RecordBatch,
+        task: &TaskRecord,
+        keys_before: Timestamp,
+    ) -> Result<(), TaskRecordsError> {
         let id = task.task.0;
         for table in [TASK, CUSTODY, SUMMARY, OPEN] {
             batch.delete(table, &id);
@@ -377,10 +392,40 @@ impl TaskRecords {
         }
         if let Some(key) = &task.idempotency_key {
             let row = idempotency_row(&task.principal, key);
-            if self.repeated(&row)?.is_some_and(|repeated| repeated.task == task.task) {
-                batch.delete(IDEMPOTENCY, &row);
+            match self.repeated(&row)?.filter(|repeated| repeated.task == task.task) {
+                Some(repeated) if repeated.at > keys_before => batch.put(LEFT_KEY, &left_key(repeated.at, &row), &[]),
+                Some(_) => batch.delete(IDEMPOTENCY, &row),
+                None => {}
             }
         }
         Ok(())
+    }
+
+    /// Removes the idempotency keys without a task that were first used until `keys_before`. Blocking.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn forget_keys(&self, keys_before: Timestamp) -> Result<(), TaskRecordsError> {
+        loop {
+            let page = self.records.scan(LEFT_KEY, &[], None, PAGE)?;
+            let mut batch = RecordBatch::default();
+            for (key, _) in &page {
+                let Some((at, row)) = key.split_first_chunk::<8>() else { continue };
+                let Ok(row) = <[u8; 32]>::try_from(row) else { continue };
+                let at = Timestamp(u64::from_be_bytes(*at));
+                if at > keys_before {
+                    break;
+                }
+                batch.delete(LEFT_KEY, key);
+                // a key that was used again meanwhile belongs to the newer task
+                if self.repeated(&row)?.is_some_and(|repeated| repeated.at == at) {
+                    batch.delete(IDEMPOTENCY, &row);
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.records.write_blocking(batch)?;
+        }
     }
 }

@@ -198,6 +198,7 @@ impl Placement {
             results_ms: config.artifacts.result_ttl_s.saturating_mul(1000),
             tasks_ms: config.data.task_ttl_s.saturating_mul(1000),
             tasks_max: config.data.ended_tasks_max,
+            keys_ms: config.http.idempotency_ttl_s.saturating_mul(1000),
         };
         tasks.spawn(keep_swept(Arc::clone(negotiation.board()), store.clone(), kept, stop.clone()));
         tasks.spawn(follow_dictionary(Arc::clone(&parts.dictionary), negotiation.clone(), stop.clone()));
@@ -212,6 +213,7 @@ impl Placement {
             store: store.clone(),
             dictionary: Arc::clone(&parts.dictionary),
             idempotency_ttl_ms: config.http.idempotency_ttl_s.saturating_mul(1000),
+            submits_max: config.http.concurrency_max,
         });
         Ok(Self {
             tasks: Arc::new(Tasks::start(Arc::new(service), stop.clone())),

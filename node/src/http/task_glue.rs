@@ -42,7 +42,7 @@ impl From<TaskError> for ApiError {
             TaskError::InputMissing { path, .. } => {
                 Self::field(FieldError::new(format!("inputs.{path}"), detail)).reason(ReasonCode::InputLost)
             }
-            TaskError::KeyReused { .. } => Self::new(Code::IdempotencyMismatch, detail),
+            TaskError::KeyReused { .. } | TaskError::KeyOutlives { .. } => Self::new(Code::IdempotencyMismatch, detail),
             TaskError::Key => Self::parameter("Idempotency-Key", detail),
             TaskError::Refused(reason) => reason.into(),
             TaskError::PageToken => Self::new(Code::InvalidPageToken, detail),

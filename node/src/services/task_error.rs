@@ -50,6 +50,12 @@ pub enum TaskError {
         /// The earlier task.
         task: TaskId,
     },
+    /// The task submitted under the idempotency key was cleared away before the key.
+    #[error("the idempotency key was used for task {task}, which has ended and is no longer kept")]
+    KeyOutlives {
+        /// The earlier task.
+        task: TaskId,
+    },
     /// The idempotency key is too long or empty.
     #[error("an idempotency key has 1 to {KEY_BYTES_MAX} bytes")]
     Key,

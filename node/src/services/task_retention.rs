@@ -5,6 +5,7 @@ use super::tasks::now_ms;
 use crate::drivers::custody::TaskRecordsError;
 use crate::drivers::negotiation::TaskBoard;
 use consensus::negotiation::TaskState;
+use consensus::time::Timestamp;
 use cpi::ids::TaskId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct TaskRetention {
     pub tasks_ms: u64,
     /// Ended tasks at most; beyond, those that were submitted first go before their time.
     pub tasks_max: usize,
+    /// Idempotency keys, in ms after their first use; they stay when their task goes before.
+    pub keys_ms: u64,
 }
 
 /// Why a sweep broke off; the next one goes on.
@@ -93,6 +96,8 @@ pub fn sweep(
         }
     }
 
+    let keys_before = Timestamp(now_ms.saturating_sub(retention.keys_ms));
+    board.records().forget_keys(keys_before)?;
     let tasks_before = now_ms.saturating_sub(retention.tasks_ms);
     let mut too_many = board.count(TaskState::is_ended).saturating_sub(retention.tasks_max);
     let mut after = None;
@@ -114,7 +119,7 @@ pub fn sweep(
             store.unpin(PinOwner::Task(task.record.task))?;
         }
         if !over.is_empty() {
-            board.forget(&over)?;
+            board.forget(&over, keys_before)?;
             swept.removed += over.len();
         }
         if too_many == 0 && submitted_ms(last) > tasks_before {

@@ -15,18 +15,19 @@ use crate::drivers::custody::idempotency_row;
 use crate::drivers::members::KnownMembers;
 use crate::drivers::negotiation::{BoardTask, HandleError, NegotiationHandle, SubmitError, TaskBoard};
 use crate::mesh::MeshHandle;
+use crate::trace::TraceId;
 use bytes::Bytes;
 use consensus::negotiation::{DOCUMENT_BYTES_MAX, Need, PlanRequest, Submission, Wishes};
 use consensus::time::Timestamp;
 use cpi::dictionary::Dictionary;
 use cpi::ids::{ContentDigest, PlanId, TaskId};
-use cpi::reason::ReasonCode;
+use cpi::reason::{Reason, ReasonCode};
 use cpi::task::{TaskSpec, validate};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, broadcast};
 
-/// Submissions with keys are taken one at a time per stripe, so that two with one key never race.
+/// Submissions with keys or plans are taken one at a time per stripe, so that two with one key or plan never race.
 const STRIPES: usize = 256;
 /// Attempts shown by `explain`.
 const ATTEMPTS_SHOWN: usize = 10;
@@ -47,12 +48,25 @@ pub struct TaskParts {
     pub dictionary: Arc<dyn Fn() -> Arc<Dictionary> + Send + Sync>,
     /// How long an idempotency key is remembered, in ms.
     pub idempotency_ttl_ms: u64,
+    /// Submissions under way at most, with those whose caller has left.
+    pub submits_max: usize,
 }
 
 /// Tasks of this origin. Cheap to share behind an `Arc`.
 pub struct TaskService {
     pub(super) parts: TaskParts,
-    stripes: Vec<Mutex<()>>,
+    key_turns: Vec<Arc<Mutex<()>>>,
+    plan_turns: Vec<Arc<Mutex<()>>>,
+    places: Arc<Semaphore>,
+}
+
+/// A task that is on disk.
+struct Taken {
+    task: TaskId,
+    /// False if an earlier submission brought it there.
+    created: bool,
+    /// Until its caller is answered, or has left.
+    _turns: Vec<OwnedMutexGuard<()>>,
 }
 
 /// Wall clock in ms.
@@ -71,7 +85,9 @@ fn new_id() -> [u8; 16] {
 impl TaskService {
     /// A service over its parts.
     pub fn new(parts: TaskParts) -> Self {
-        Self { parts, stripes: (0..STRIPES).map(|_| Mutex::new(())).collect() }
+        let turns = || (0..STRIPES).map(|_| Arc::default()).collect();
+        let places = Arc::new(Semaphore::new(parts.submits_max));
+        Self { parts, key_turns: turns(), plan_turns: turns(), places }
     }
 
     pub(super) fn board(&self) -> &TaskBoard {
@@ -84,44 +100,73 @@ impl TaskService {
     /// # Errors
     /// [`TaskError`].
     pub async fn submit(
-        &self,
+        self: &Arc<Self>,
         principal: &str,
         idempotency_key: Option<String>,
         spec: TaskSpec,
         plan: Option<PlanId>,
     ) -> Result<Submitted, TaskError> {
-        let Some(key) = idempotency_key else {
-            return self.submit_new(principal, None, spec, plan).await;
-        };
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Err(TaskError::Key);
         }
-        let row = idempotency_row(principal, &key);
-        let _turn = self.stripes[usize::from(row[0]) % STRIPES].lock().await;
-        if let Some(before) = self.board().records().repeated(&row)? {
-            let fresh = now_ms().saturating_sub(before.at.0) < self.parts.idempotency_ttl_ms;
-            if fresh && let Some(task) = self.board().task(before.task)? {
-                let same = document_of(&spec)?;
-                if ContentDigest::of(&same) != before.document {
-                    return Err(TaskError::KeyReused { task: before.task });
-                }
-                return Ok(Submitted { task: self.view(&task), created: false });
-            }
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| HandleError::Busy)?;
+        let (service, principal) = (Arc::clone(self), principal.to_owned());
+        let taking = async move {
+            let _place = place;
+            service.take_in(&principal, idempotency_key, spec, plan).await
+        };
+        // A caller that leaves drops this future, but not what it began: the key's turn lasts until the task is on disk.
+        let taken = match tokio::spawn(TraceId::current().scope(taking)).await {
+            Ok(taken) => taken?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(HandleError::Stopped.into()),
+            },
+        };
+        if taken.created && plan.is_some() {
+            self.await_plan(taken.task).await?;
         }
-        self.submit_new(principal, Some(key), spec, plan).await
+        let task = self.find(taken.task)?;
+        Ok(Submitted { task: self.view(&task), created: taken.created })
     }
 
-    async fn submit_new(
+    /// Finds the task of an earlier submission under the same key, or brings a new one to disk.
+    async fn take_in(
         &self,
         principal: &str,
         idempotency_key: Option<String>,
         spec: TaskSpec,
         plan: Option<PlanId>,
-    ) -> Result<Submitted, TaskError> {
+    ) -> Result<Taken, TaskError> {
+        // always the key's turn before the plan's, so that no two wait for each other
+        let mut turns = Vec::new();
+        if let Some(key) = &idempotency_key {
+            let row = idempotency_row(principal, key);
+            turns.push(Arc::clone(&self.key_turns[usize::from(row[0]) % STRIPES]).lock_owned().await);
+            if let Some(before) = self.board().records().repeated(&row)?
+                && now_ms().saturating_sub(before.at.0) < self.parts.idempotency_ttl_ms
+            {
+                if ContentDigest::of(&document_of(&spec)?) != before.document {
+                    return Err(TaskError::KeyReused { task: before.task });
+                }
+                if self.board().task(before.task)?.is_none() {
+                    return Err(TaskError::KeyOutlives { task: before.task });
+                }
+                return Ok(Taken { task: before.task, created: false, _turns: turns });
+            }
+        }
         // a task is not taken in where its records or results may find no room
         self.parts.store.check_space()?;
         let (document, need, wishes) = self.read(&spec, true)?;
         let task = TaskId(plan.map_or_else(new_id, |plan| plan.0));
+        if plan.is_some() {
+            // a second submission of a plan has the same task: refused, it must not unpin what the first one pinned
+            turns.push(Arc::clone(&self.plan_turns[usize::from(task.0[15]) % STRIPES]).lock_owned().await);
+            if self.board().task(task)?.is_some() {
+                let reason = Reason::new(ReasonCode::OfferExpired, format!("the plan was used for task {task}"));
+                return Err(TaskError::Refused(reason));
+            }
+        }
         self.keep_inputs(task, &spec).await?;
         let submission = Submission {
             task,
@@ -134,30 +179,23 @@ impl TaskService {
             retry: spec.retry.clone(),
             plan,
         };
-        let mut watch = plan.is_some().then(|| self.board().watch());
         match self.parts.negotiation.submit(submission).await {
-            Ok(()) => {}
+            Ok(()) => Ok(Taken { task, created: true, _turns: turns }),
+            // it may be on disk already and go on after a restart: its inputs stay
+            Err(SubmitError::Handle(HandleError::Stopped)) => Err(HandleError::Stopped.into()),
             Err(error) => {
                 self.forget_inputs(task, &spec).await;
-                return Err(match error {
+                Err(match error {
                     SubmitError::Handle(error) => error.into(),
                     SubmitError::Refused(reason) => TaskError::Refused(reason),
-                });
+                })
             }
         }
-        if let Some(watch) = &mut watch {
-            self.await_plan(task, watch).await?;
-        }
-        let task = self.board().task(task)?.ok_or(TaskError::NotFound { id: task })?;
-        Ok(Submitted { task: self.view(&task), created: true })
     }
 
     /// Waits until a planned task is bound or ended: "exactly that placement, or the difference".
-    async fn await_plan(
-        &self,
-        id: TaskId,
-        watch: &mut broadcast::Receiver<(u64, Arc<consensus::negotiation::TaskEvent>)>,
-    ) -> Result<(), TaskError> {
+    async fn await_plan(&self, id: TaskId) -> Result<(), TaskError> {
+        let mut watch = self.board().watch();
         loop {
             let Some(task) = self.board().task(id)? else { return Err(TaskError::NotFound { id }) };
             if let Some(reason) = task.custody.end.as_ref().and_then(|end| end.reason.clone()) {

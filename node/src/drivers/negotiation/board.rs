@@ -8,6 +8,7 @@ use crate::drivers::custody::{Summary, TaskRecords, TaskRecordsError};
 use consensus::custody::CustodyRecord;
 use consensus::negotiation::{Decision, EventKind, Record, TaskEvent, TaskRecord, TaskState};
 use consensus::store::RecordBatch;
+use consensus::time::Timestamp;
 use cpi::ids::{MemberId, TaskId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -237,14 +238,15 @@ impl TaskBoard {
         self.read().index.oldest_ended(after, limit)
     }
 
-    /// Removes ended tasks with all their rows, on disk when it returns. Blocking.
+    /// Removes ended tasks with all their rows, on disk when it returns. Idempotency keys that were first used after
+    /// `keys_before` stay. Blocking.
     ///
     /// # Errors
     /// [`TaskRecordsError`]; then they are all kept.
-    pub fn forget(&self, ended: &[BoardTask]) -> Result<(), TaskRecordsError> {
+    pub fn forget(&self, ended: &[BoardTask], keys_before: Timestamp) -> Result<(), TaskRecordsError> {
         let mut batch = RecordBatch::default();
         for task in ended {
-            self.records.remove(&mut batch, &task.record)?;
+            self.records.remove(&mut batch, &task.record, keys_before)?;
         }
         self.records.records().write_blocking(batch)?;
         let mut inner = self.write();

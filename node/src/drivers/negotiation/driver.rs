@@ -398,6 +398,12 @@ impl Driver {
         match control {
             Control::Submit(submission, trace, answer) => {
                 let task = submission.task;
+                if self.submits.contains_key(&task) {
+                    // the first one is not on disk yet, and its answer belongs to its caller, even to one that is gone
+                    let reason = Reason::new(ReasonCode::InvalidTask, "the task is being taken in already");
+                    let _ = answer.send(Err(reason));
+                    return;
+                }
                 self.traces.note(task, trace);
                 tracing::debug!(%trace, task_id = %task, "a task is handed in");
                 self.submits.insert(task, answer);

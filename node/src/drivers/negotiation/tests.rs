@@ -381,7 +381,20 @@ async fn the_last_change_of_a_pool_holds_be_it_a_command_or_the_configuration() 
 }
 
 #[tokio::test]
+async fn a_second_submission_of_a_task_takes_nothing_from_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_hub, one, two) = pair(dir.path(), false).await;
+    let (first, second) = tokio::join!(one.handle.submit(submission(1)), one.handle.submit(submission(1)));
+    assert_eq!(first, Ok(()), "the first caller gets its own answer");
+    assert!(matches!(second, Err(SubmitError::Refused(reason)) if reason.code == ReasonCode::InvalidTask));
+    until(&one, submission(1).task, |t| t.summary.state == TaskState::Running).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
 async fn an_ended_task_loses_its_files_first_and_goes_later() {
+    use crate::drivers::custody::idempotency_row;
     use crate::services::artifacts::{ArtifactStore, PinOwner};
     use crate::services::task_retention::{Swept, TaskRetention, sweep};
     let dir = tempfile::tempdir().unwrap();
@@ -397,7 +410,7 @@ async fn an_ended_task_loses_its_files_first_and_goes_later() {
     let content = store.put_bytes(Bytes::from_static(b"an input")).await.unwrap().digest;
     store.pin(PinOwner::Task(id), [content], []).unwrap();
 
-    let retention = TaskRetention { results_ms: 1_000_000, tasks_ms: 2_000_000, tasks_max: 10 };
+    let retention = TaskRetention { results_ms: 1_000_000, tasks_ms: 2_000_000, tasks_max: 10, keys_ms: 1_000_000 };
     let at = |ms: u64| sweep(&board, &store, retention, ended_at + ms).unwrap();
     assert_eq!(at(999_000), Swept::default());
     assert_eq!(at(1_500_000), Swept { unpinned: 1, removed: 0 });
@@ -408,10 +421,18 @@ async fn an_ended_task_loses_its_files_first_and_goes_later() {
     assert_eq!(sweep(&board, &store, few, ended_at).unwrap(), Swept { unpinned: 0, removed: 1 });
     assert!(board.task(id).unwrap().is_none());
     assert!(board.task(other).unwrap().is_some());
+    // its key does not: a repeat is no new task
+    let key = |n: u64| board.records().repeated(&idempotency_row("tester", &format!("key-{n}"))).unwrap();
+    assert_eq!(key(1).map(|repeated| repeated.task), Some(id));
+    assert_eq!(at(900_000), Swept::default());
+    assert!(key(1).is_some());
+    assert_eq!(at(1_000_000), Swept::default());
+    assert!(key(1).is_none(), "the key has had its time");
+    assert!(key(2).is_some(), "the other's goes with its task");
     assert_eq!(at(3_000_000), Swept { unpinned: 0, removed: 1 });
     assert_eq!(board.count(|_| true), 0);
     assert!(board.events(other, 0, 10).unwrap().is_empty());
-    assert!(board.records().repeated(&crate::drivers::custody::idempotency_row("tester", "key-2")).unwrap().is_none());
+    assert!(key(2).is_none());
     one.stop().await;
     two.stop().await;
 }
