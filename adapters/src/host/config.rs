@@ -88,7 +88,7 @@ pub struct Timing {
     pub flaps_max: u32,
     /// See `flaps_max`, in ms. Default 60,000.
     pub flap_window_ms: u64,
-    /// How long a quarantine lasts, in ms; `adapter reset` and a swap end it. Default 600,000.
+    /// How long a quarantine lasts, in ms; a reset and a swap end it. Default 600,000.
     pub quarantine_ms: u64,
     /// How long the old process may take to finish its calls in a swap, in ms. Default 30,000.
     pub drain_ms: u64,

@@ -59,9 +59,11 @@ impl Credentials {
         let mut given = proto::Credentials::default();
         let mut total = 0;
         for name in &self.names {
-            let secret = self.vault.as_ref().and_then(|vault| vault.get(name)).ok_or_else(|| {
-                refuse(format!("the credential {name:?} is not in the vault: put it there with `causeway vault put`"))
-            })?;
+            let secret = self
+                .vault
+                .as_ref()
+                .and_then(|vault| vault.get(name))
+                .ok_or_else(|| refuse(format!("the credential {name:?} is not in the vault")))?;
             total += secret.expose().len();
             given.credentials.push(proto::Credential { name: name.clone(), secret: secret.expose().to_vec() });
         }
