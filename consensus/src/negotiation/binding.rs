@@ -6,7 +6,7 @@ use super::origin::Origin;
 use super::outbox::Outbox;
 use super::rank::Answer;
 use super::record::Record;
-use super::round::{Round, Standing};
+use super::round::{Asked, Round, Standing};
 use super::task::{Bound, Phase};
 use crate::custody::{Binding, Quorum};
 use crate::time::Now;
@@ -32,7 +32,8 @@ impl Origin {
             out.send(from, Message::Release(attempt));
             return;
         };
-        if round.fence != attempt.fence || !round.asked.contains_key(&from) || !expected {
+        let agreed = round.asked.get(&from).is_some_and(|asked| keeps_terms(asked, &accepted));
+        if round.fence != attempt.fence || !agreed || !expected {
             out.send(from, Message::Release(attempt));
             return;
         }
@@ -135,4 +136,15 @@ impl Origin {
             }
         }
     }
+}
+
+/// Whether an acceptance keeps what was agreed: never dearer than the limit that the region was given, and what was offered
+/// where an offer was taken. A region that was asked for an offer only has no limit, so it cannot bind by itself.
+fn keeps_terms(asked: &Asked, accepted: &Accepted) -> bool {
+    let affordable = asked.limit.is_some_and(|most| accepted.price_hour_micro <= most);
+    affordable
+        && match &asked.standing {
+            Standing::Awarded(offer) => offer.target == accepted.target && offer.currency == accepted.currency,
+            _ => true,
+        }
 }

@@ -78,6 +78,7 @@ impl Origin {
         let Standing::Offered(offer) = &asked.standing else { return };
         let offer = offer.clone();
         asked.standing = Standing::Awarded(offer.clone());
+        asked.limit = Some(offer.price_hour_micro);
         asked.at = now.mono;
         let target = offer.target.clone();
         let award = Award {

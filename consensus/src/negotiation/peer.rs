@@ -83,6 +83,9 @@ impl Breaker {
     }
 }
 
+/// The most that one value may weigh: 34 years in ms, a petabyte in bytes.
+const LEARNED_MAX: u64 = 1 << 50;
+
 /// A mean with its uncertainty, learned one value at a time.
 ///
 /// The newest 16 or so count; the spread is the mean distance from the mean.
@@ -94,8 +97,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Learns a value.
+    /// Learns a value; those above [`LEARNED_MAX`] count as that, since they come from peers.
     pub fn learn(&mut self, value: u64) {
+        let value = value.min(LEARNED_MAX);
         let weight = u64::from(self.count.min(15));
         let off = self.mean.abs_diff(value);
         self.spread = if self.count == 0 { value / 2 } else { (self.spread * weight + off) / (weight + 1) };

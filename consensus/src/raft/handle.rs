@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub transport: Arc<dyn RaftTransport>,
     pub signing_key: SigningKey,
     pub proof: Mutex<Proof>,
+    /// When a voter was last heard as leader.
+    pub heard: Mutex<Instant>,
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
     pub beat: Mutex<Option<JoinHandle<()>>>,
 }

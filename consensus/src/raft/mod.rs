@@ -8,6 +8,7 @@
 //! A node answers reads from its own replica always, and says how fresh it is.
 
 mod beacon;
+mod claims;
 mod doorkeeper;
 #[cfg(test)]
 mod golden;

@@ -33,6 +33,7 @@ impl RegistryHandle {
     async fn answer(&self, from: MemberId, class: RaftClass, question: Question) -> Result<Answer, String> {
         let raft = &self.inner.raft();
         let text = |error: &dyn std::fmt::Display| error.to_string();
+        self.admit(from, class, &question)?;
         match question {
             Question::Append { to, .. }
             | Question::Vote { to, .. }
@@ -133,8 +134,9 @@ impl RegistryHandle {
     fn heard(&self, from: MemberId, envelope: &[u8]) -> Result<Answer, String> {
         let (beacon, key) = Beacon::open(envelope, &self.federation()).ok_or("the beacon does not hold")?;
         let signer = self.reader().member_of_key(&key);
-        // a replica that knows no members yet learns them from the log, not from beacons
-        if signer.is_some_and(|signer| signer.member == from) {
+        // a replica that knows no members yet learns them from the log, not from beacons; and only the leader that it
+        // follows, in its term, is believed
+        if signer.is_some_and(|signer| signer.member == from) && self.follows(from, &beacon) {
             self.inner.proof.lock().expect("never poisoned").take(beacon, Instant::now());
             self.advance_proof();
         }

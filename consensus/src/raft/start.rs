@@ -192,6 +192,7 @@ impl RegistryHandle {
                 transport,
                 signing_key: options.signing_key,
                 proof: Mutex::default(),
+                heard: Mutex::new(Instant::now()),
                 incoming: tokio::sync::Mutex::new(None),
                 beat: Mutex::new(None),
             }),

@@ -339,6 +339,14 @@ async fn a_replica_without_its_log_does_not_vote_and_begins_anew_under_another_i
     let answer = ring.handle(3).serve(MemberId(1), RaftClass::Control, question.into()).await.unwrap();
     let answer = super::wire::decode_frame(&answer).unwrap();
     assert!(matches!(answer, super::wire::Answer::Failed(message) if message.contains("Raft id 3 is no more")));
+    // who does not vote is not listened to as if it did, nor is a voter in another's name
+    for (from, id, what) in [(MemberId(2), 1, "not yours"), (MemberId(3), 99, "does not vote")] {
+        let vote = openraft::raft::VoteRequest::new(super::types::Vote::new(1_000, id), None);
+        let question = super::wire::encode_frame(&super::wire::vote_question(1, &vote, false));
+        let answer = ring.handle(1).serve(from, RaftClass::Control, question.into()).await.unwrap();
+        let answer = super::wire::decode_frame(&answer).unwrap();
+        assert!(matches!(&answer, super::wire::Answer::Failed(message) if message.contains(what)), "{from} as {id}");
+    }
     // a restart under the new id is an ordinary one
     ring.stop(3).await;
     ring.start_as(3, 4, None).await;

@@ -34,6 +34,13 @@ impl From<WireLogId> for LogId {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct WireVote(u64, u64, bool);
 
+impl WireVote {
+    /// The Raft id that the vote is for.
+    pub fn id(self) -> u64 {
+        self.1
+    }
+}
+
 impl From<Vote> for WireVote {
     fn from(vote: Vote) -> Self {
         Self(vote.leader_id().term, vote.leader_id().voted_for, vote.is_committed())

@@ -64,7 +64,7 @@ impl Queue {
             tokio::select! {
                 came = self.0.recv_many(&mut waiting, room), if room > 0 => if came == 0 { break },
                 Some(_) = under_way.join_next() => {}
-                () = tokio::time::sleep_until(last + LONG), if !waiting.is_empty() => {}
+                () = tokio::time::sleep_until(last + LONG), if !waiting.is_empty() && under_way.len() < UNDER_WAY_MAX => {}
             }
             // those that are about to come go along
             tokio::task::yield_now().await;

@@ -183,9 +183,12 @@ impl Placement {
             stop: stop.clone(),
         });
         for task in [driver, executor, digests_driver] {
+            let stop = stop.clone();
             tasks.spawn(async move {
                 if let Err(error) = task.await {
-                    tracing::error!(%error, "a driver ended badly");
+                    // A node without its driver would keep its leases and place nothing: its supervisor starts it anew.
+                    tracing::error!(%error, "a driver ended badly: the node stops");
+                    stop.cancel();
                 }
             });
         }
