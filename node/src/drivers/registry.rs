@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use consensus::envelope::{ENVELOPE_BYTES_MAX, Envelope};
 use consensus::raft::{Freshness, ProposeError, RegistryHandle, Role};
 use consensus::registry::pending::PendingView;
-use consensus::registry::{Command, IdentifierChange, Refusal, RegistryReader, StatisticsDimension};
+use consensus::registry::{Command, IdentifierChange, Refusal, RegistryReader, Statement, StatisticsDimension};
 use consensus::store::{RecordBatch, Records, Table};
 use cpi::ids::{MemberId, StableKey};
 use std::collections::BTreeSet;
@@ -122,8 +122,13 @@ impl LiveRegistry {
                     self.forget(&key);
                 }
                 Err(ProposeError::Rejected(error)) => {
-                    tracing::warn!(error, "a waiting command does not hold any more");
-                    self.forget(&key);
+                    // it was acknowledged: one replica's word does not undo that
+                    if Statement::open(envelope.to_vec(), &self.0.handle.federation()).is_ok() {
+                        tracing::warn!(error, "a waiting command was turned away: it stays and is sent again");
+                    } else {
+                        tracing::warn!(error, "a waiting command does not hold any more");
+                        self.forget(&key);
+                    }
                 }
                 Err(ProposeError::NoQuorum | ProposeError::Stopped) => return,
             }
