@@ -130,12 +130,12 @@ impl Relayed {
         for node in &mut ring.nodes {
             node.stop().await.expect("stops");
         }
-        for from in 0..nodes {
+        for (from, config) in configs.iter().enumerate() {
             let map: Vec<String> = (0..nodes)
                 .filter_map(|to| Some((to, routes.get(&(from, to))?)))
                 .map(|(to, at)| format!("r{to} = \"/ip4/127.0.0.1/udp/{}/quic-v1\"", addresses[*at].port()))
                 .collect();
-            let text = configs[from].replace("[mesh]\n", &format!("[mesh]\ndial_map = {{ {} }}\n", map.join(", ")));
+            let text = config.replace("[mesh]\n", &format!("[mesh]\ndial_map = {{ {} }}\n", map.join(", ")));
             std::fs::write(&ring.nodes[from].config, text).expect("writes");
             ring.nodes[from].start().expect("starts");
         }

@@ -5,7 +5,7 @@ use crate::invariants::Fact;
 use crate::node::UNSYNCED_MAX;
 use crate::trace::{Step, number};
 use crate::world::{Event, World};
-use consensus::negotiation::{Action, Input, Message, Negotiator, Record};
+use consensus::negotiation::{Action, Input, Message, Record};
 use cpi::ids::{MemberId, TaskId};
 use std::collections::VecDeque;
 
@@ -217,7 +217,7 @@ impl World {
 
     /// Whether a region's machine has anything of a task.
     pub fn knows(&self, node: usize, task: TaskId) -> bool {
-        self.nodes[node].machine.as_ref().is_some_and(|machine: &Box<Negotiator>| machine.has_task(task))
+        self.nodes[node].machine.as_ref().is_some_and(|machine| machine.has_task(task))
     }
 }
 

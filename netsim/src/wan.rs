@@ -64,12 +64,10 @@ impl Wan {
     /// Random one-way times between 1 and `most_ms`, the same both ways.
     pub fn random(regions: usize, most_ms: u64, rng: &mut ChaCha8Rng) -> Self {
         let mut rtt_ms = vec![vec![0.0; regions]; regions];
-        for a in 0..regions {
-            for b in 0..a {
-                let ms = 2.0 * rng.random_range(1..=most_ms) as f64;
-                rtt_ms[a][b] = ms;
-                rtt_ms[b][a] = ms;
-            }
+        for (a, b) in (0..regions).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let ms = 2.0 * rng.random_range(1..=most_ms) as f64;
+            rtt_ms[a][b] = ms;
+            rtt_ms[b][a] = ms;
         }
         Self::measured(&rtt_ms)
     }

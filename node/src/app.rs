@@ -290,7 +290,7 @@ async fn start_registry(
     let started = match RegistryHandle::start(options(membership), transport.clone()).await {
         Err(StartError::LogLost { raft_id, dir }) => {
             tracing::warn!(raft_id, dir = %dir.display(), "the log is gone: this member asks for another Raft id");
-            membership.raft_id = parts::renew_raft_id(config, signer, membership, mesh, &*transport).await?;
+            membership.raft_id = parts::renew_raft_id(config, signer, membership, mesh, &transport).await?;
             membership.store(&config.data.dir)?;
             tracing::info!(raft_id = membership.raft_id, "this member's replica begins anew under another Raft id");
             RegistryHandle::start(options(membership), transport).await

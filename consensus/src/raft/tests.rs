@@ -370,7 +370,8 @@ async fn timers_follow_far_voters_and_writes_resume_soon_when_their_leader_is_go
     let (after, _) = ring.registration(2);
     let began = Instant::now();
     assert!(registered(&ring.handle(other).propose(after, PATIENCE).await.unwrap()));
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // one election takes 3 s at these timers; room for a second one, where a busy machine loses the first
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(ring.handle(other).reader().identifier(&key).is_some());
 }
 

@@ -82,7 +82,7 @@ pub fn servers(sites: usize) -> Vec<Vec<ServerRow>> {
 /// Tasks of mixed shapes that arrive at `per_s` in the mean: half ask for one model, a quarter name ways for GPU, NPU and
 /// FPGA, a quarter ask for cores alone or as a last way.
 pub fn tasks(seed: u64, count: usize, per_s: f64) -> Vec<TaskRow> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7461_736b_73);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x0074_6173_6b73);
     let mut at = 0.0;
     let drawn = |rng: &mut ChaCha8Rng, mean: f64| -mean * (1.0 - rng.random_range(0.0..1.0f64)).ln();
     (0..count)

@@ -106,6 +106,9 @@ impl Server {
     }
 }
 
+/// What a server was worth to a shape: its version then, and the score with the place, where it fits.
+type Judged = (u64, Option<(f64, usize)>);
+
 /// Places tasks in order, none leaves; thousandths of GPUs allocated at the end.
 pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8Rng) -> u64 {
     let mut servers = servers.to_vec();
@@ -127,7 +130,7 @@ pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8R
         })
         .count();
     popular.truncate(kept);
-    let mut cache: BTreeMap<Shape, Vec<Option<(u64, Option<(f64, usize)>)>>> = BTreeMap::new();
+    let mut cache: BTreeMap<Shape, Vec<Option<Judged>>> = BTreeMap::new();
     let mut versions = vec![0u64; servers.len()];
     let (mut allocated, mut next) = (0, 0);
     for task in tasks {
