@@ -1,4 +1,4 @@
-//! The plugin's side of the protocol: serves any [`Adapter`](crate::contract::Adapter) on the socket that the node named.
+//! The plugin's side of the protocol: serves any [`Adapter`] on the socket that the node named.
 //!
 //! A plugin in Rust is a [`Backend`] and one line, `plugin::main(MyBackend)`. Plugins in other languages need the proto file
 //! only.

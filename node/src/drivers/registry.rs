@@ -4,7 +4,7 @@
 //! sent again, the same bytes each time, until the registry gives an outcome. So `202` means on disk here, and a restart
 //! does not lose it.
 //!
-//! Changes of identifiers that come at the same time are signed and committed together (see [`super::batches`]).
+//! Changes of identifiers that come at the same time are signed and committed together (see `batches`).
 
 use super::batches::Batches;
 use super::pending::PendingDesk;
