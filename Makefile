@@ -7,6 +7,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/causeway/target
 CARGO := cargo
 BIN   := $(CARGO_TARGET_DIR)/release
+SWEEP  = $(BIN)/netsim sweep --seed $(SEED) --count 20 --seconds 50
 
 # make ring: DELAY=0 turns the round trips off; KEEP=0 stops after the job; DATA is where the ring keeps its disks.
 DELAY ?= 1
@@ -34,7 +35,8 @@ ring: build ## five regions on this machine, and three tasks that find their way
 
 test: setup ## every test, and the simulator's sweep
 	$(CARGO) test --release --workspace
-	$(MAKE) sim
+	@# the simulator that the tests were built with: `make sim` would build all once more, without the tests' features
+	$(SWEEP)
 
 check: setup ## format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check
@@ -53,7 +55,7 @@ evaluate: build ## the paper's table beside ours (SITES=dir with sites.csv and s
 	$(BIN)/netsim evaluate $(if $(SITES),--data $(SITES))
 
 sim: build ## every fault scenario of the simulator, for less than a minute
-	$(BIN)/netsim sweep --seed $(SEED) --count 20 --seconds 50
+	$(SWEEP)
 
 sim-long: build ## thousands of lives
 	$(BIN)/netsim sweep --seed $(SEED) --count 100
