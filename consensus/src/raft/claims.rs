@@ -5,6 +5,7 @@ use super::handle::RegistryHandle;
 use super::transport::RaftClass;
 use super::wire::Question;
 use cpi::ids::MemberId;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -62,7 +63,8 @@ impl RegistryHandle {
             }
             // it was given nothing yet, so it knows no voters
             _ if membership.voter_ids().next().is_none() => Ok(()),
-            _ if heard.elapsed() > SILENCE => Ok(()),
+            // a leader hears no leader, and is not silent for that
+            _ if metrics.state != ServerState::Leader && heard.elapsed() > SILENCE => Ok(()),
             _ => {
                 tracing::warn!(%from, id, "a replica that does not vote asked as if it did: refused");
                 Err(format!("replica {id} does not vote"))
