@@ -17,12 +17,14 @@ DATA  ?= ring
 MINUTES ?= 10
 POINTS  ?= 200
 SEED    ?= 1
+# make backends: which of scripts/backends/*.sh; KEEP=1 leaves the platforms running
+BACKENDS ?= slurm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ring test check fix bench evaluate sim sim-long fuzz chaos clean
+.PHONY: help setup build ring test check fix bench evaluate sim sim-long fuzz chaos backends backends-down clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## system packages that the build needs (says what it installs)
 	@scripts/setup.sh
@@ -65,6 +67,12 @@ fuzz: build ## every fuzz target for MINUTES minutes each
 
 chaos: build ## kill -9 at POINTS seeded points of a working ring
 	$(BIN)/chaos --points $(POINTS) --seed $(SEED)
+
+backends: build ## real control planes: installs, starts and tests BACKENDS="slurm ..." (root, Debian packages; says which)
+	@CARGO="$(CARGO)" KEEP=$(if $(filter 1,$(KEEP)),1,0) scripts/backends/up.sh $(BACKENDS)
+
+backends-down: ## stops what `make backends KEEP=1` left running
+	@scripts/backends/down.sh
 
 clean: ## remove the ring's disks; the build stays
 	rm -rf -- "$(DATA)"

@@ -5,6 +5,7 @@
 
 mod chips;
 mod machines;
+pub mod results;
 mod runs;
 
 use crate::contract::{Adapter, LogStream, RunEnd, RunKey, RunOutput, RunRequest, RunState};
