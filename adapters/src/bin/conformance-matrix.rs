@@ -40,8 +40,7 @@ fn run() -> anyhow::Result<Vec<String>> {
     files.sort();
     let mut found = Vec::new();
     for file in &files {
-        let results: BackendResults =
-            serde_json::from_str(&read(file)?).with_context(|| file.display().to_string())?;
+        let results: BackendResults = serde_json::from_str(&read(file)?).with_context(|| file.display().to_string())?;
         if results.format != RESULTS_FORMAT {
             bail!("{}: format {}: expected {RESULTS_FORMAT}", file.display(), results.format);
         }

@@ -211,7 +211,8 @@ fn section(results: &BackendResults, exceptions: &Exceptions) -> String {
     }
     let of_chips: Vec<&CaseRecord> = cases.iter().filter(|case| case.chip.is_some()).collect();
     if !of_chips.is_empty() {
-        let _ = writeln!(text, "\n| case of accelerators | {} |\n|---|{}", chips.join(" | "), "---|".repeat(chips.len()));
+        let _ =
+            writeln!(text, "\n| case of accelerators | {} |\n|---|{}", chips.join(" | "), "---|".repeat(chips.len()));
         let mut names: Vec<&str> = Vec::new();
         for case in &of_chips {
             if !names.contains(&case.case.as_str()) {
