@@ -6,6 +6,7 @@
 use crate::resources::{
     Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Reservation, ReserveRequest, Resource, ResourceTag,
 };
+use crate::runner::DeskTicket;
 use async_trait::async_trait;
 use cpi::ids::{ContentDigest, Fence, TaskId};
 use cpi::reason::{Reason, ReasonCode};
@@ -233,6 +234,12 @@ pub trait Adapter: Send + Sync + 'static {
 
     /// Starts a run, or finds the one that has this key. Returns once the intent is on disk and the run is starting.
     async fn submit(&self, request: RunRequest) -> Result<RunStatus, AdapterError>;
+
+    /// Likewise, for backends whose capabilities say `by_runner`: the job executes `causeway-runner` with this ticket.
+    async fn submit_by_runner(&self, request: RunRequest, desk: DeskTicket) -> Result<RunStatus, AdapterError> {
+        let _ = (request, desk);
+        Err(AdapterError::unsupported("start the runner"))
+    }
 
     /// Where a run stands; `None` if no run has this key.
     async fn status(&self, key: RunKey) -> Result<Option<RunStatus>, AdapterError>;

@@ -12,5 +12,6 @@ pub mod local;
 pub mod plugin;
 pub mod resources;
 pub mod rules;
+pub mod runner;
 pub mod vault;
 pub mod wire;

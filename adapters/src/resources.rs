@@ -17,6 +17,9 @@ pub struct Capabilities {
     pub streams_inventory: bool,
     /// At most one instance may be open at a time.
     pub exclusive: bool,
+    /// Its jobs execute the one runner, which reports to the node's run desk.
+    #[serde(default)]
+    pub by_runner: bool,
 }
 
 /// One server of a pool, as its platform names it.

@@ -368,7 +368,7 @@ impl Adapter for FakeAdapter {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { reserves: true, provisions: true, streams_inventory: true, exclusive: false }
+        Capabilities { reserves: true, provisions: true, streams_inventory: true, ..Capabilities::default() }
     }
 
     async fn servers(&self, follow: bool) -> Result<mpsc::Receiver<InventoryEvent>, AdapterError> {

@@ -50,6 +50,8 @@ pub(super) struct Setting {
     pub(super) output: Arc<Output>,
     pub(super) node_version: String,
     pub(super) credentials: super::remote::Credentials,
+    /// Where the runners of its jobs report.
+    pub(super) desk: Option<super::by_runner::DeskLink>,
 }
 
 /// Why a process did not come up. `for_good` means that starting it again will not help.
@@ -194,6 +196,7 @@ impl Instance {
             provisions: machines && about.provisions,
             streams_inventory: machines && about.streams_inventory,
             exclusive: self.hello.exclusive,
+            by_runner: machines && about.by_runner,
         };
         let mut about = AdapterDescription::try_from(&about).map_err(wrong)?;
         // pools name the plugin, not the kind of its backend

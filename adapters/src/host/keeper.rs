@@ -1,5 +1,6 @@
 //! One replica of a plugin: keeps a process of it up, replaces it when it fails, hands over in a swap.
 
+use super::by_runner;
 use super::instance::{Instance, StartFailed, breaks_protocol, is_lost, status_text};
 use super::unit::Unit;
 use crate::contract::{RunEvent, RunStatus};
@@ -192,6 +193,10 @@ async fn subscribe(unit: &Unit, instance: &Instance) -> Result<(), Status> {
 
 fn tell(unit: &Unit, run: proto::RunStatus) -> Result<(), Status> {
     let run = RunStatus::try_from(run).map_err(|error| Status::internal(error.to_string()))?;
+    if let Some(link) = unit.runners() {
+        by_runner::hear(unit, link, run);
+        return Ok(());
+    }
     // nobody listening is fine
     let _ = unit.events.send(RunEvent { key: run.key, state: run.state });
     Ok(())

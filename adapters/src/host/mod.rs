@@ -14,6 +14,7 @@
 //! Limits: open files by rlimit, memory and processor time by what the kernel counts for the process, seen at each
 //! heartbeat. Control groups are left alone on purpose: `local` starts the runs' supervisors, which must outlive it.
 
+mod by_runner;
 mod config;
 mod discover;
 mod instance;

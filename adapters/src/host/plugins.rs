@@ -1,5 +1,6 @@
 //! All plugins of a node.
 
+use super::by_runner::DeskLink;
 use super::config::{PluginSpec, ProgramSpec, Timing};
 use super::discover::{FoundPlugin, discover};
 use super::instance::Setting;
@@ -9,15 +10,19 @@ use super::remote::{Credentials, PluginAdapter};
 use super::unit::{SwapError, Unit};
 use super::view::PluginView;
 use crate::contract::Adapter as _;
+use crate::runner::RunDesk;
 use crate::vault::Vault;
 use cpi::resource::{ChipModel, PoolSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The most plugins of one node.
 const PLUGINS_MAX: usize = 64;
+/// Runs of one plugin that wait to be cancelled again; more of them are seen at the next listing.
+const REVENANTS_MAX: usize = 256;
 
 /// What the host is given.
 pub struct HostConfig {
@@ -83,6 +88,7 @@ pub struct PluginHost {
     sockets: tempfile::TempDir,
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     stop: CancellationToken,
+    desk: Option<Arc<RunDesk>>,
 }
 
 impl Drop for PluginHost {
@@ -109,7 +115,14 @@ impl PluginHost {
             .tempdir()
             .map_err(folder(std::env::temp_dir()))?;
         std::fs::set_permissions(&config.data_dir, private).map_err(folder(config.data_dir.clone()))?;
-        Ok(Self { config, sockets, units: Mutex::default(), stop: CancellationToken::new() })
+        Ok(Self { config, sockets, units: Mutex::default(), stop: CancellationToken::new(), desk: None })
+    }
+
+    /// The desk for the runners of plugins whose jobs execute `causeway-runner`. Without one such plugins run nothing.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Arc<RunDesk>) -> Self {
+        self.desk = Some(desk);
+        self
     }
 
     /// Adds a plugin, also while the node runs. Its processes start with the first call, or by [`Self::start`].
@@ -135,7 +148,7 @@ impl PluginHost {
         }
         let secrets = self.config.vault.clone().map(|vault| (vault, spec.credentials.clone()));
         let output = Output::new(self.config.data_dir.join("logs").join(format!("{name}.log")), secrets);
-        let setting = Setting {
+        let mut setting = Setting {
             credentials: Credentials::new(self.config.vault.clone(), spec.credentials.clone()),
             spec: Arc::new(spec),
             pools,
@@ -144,10 +157,21 @@ impl PluginHost {
             sockets_dir: self.sockets.path().to_owned(),
             output: Arc::new(output),
             node_version: self.config.node_version.clone(),
+            desk: None,
         };
+        let mut revenants = None;
+        if let Some(desk) = &self.desk {
+            let (sender, receiver) = mpsc::channel(REVENANTS_MAX);
+            setting.desk = Some(DeskLink { desk: Arc::clone(desk), revenants: sender });
+            revenants = Some((Arc::clone(desk), receiver));
+        }
         let unit = Unit::new(setting, self.stop.child_token());
         units.insert(name.clone(), Arc::clone(&unit));
-        Ok(PluginAdapter::new(unit, Arc::clone(&self.config.knows_chip)))
+        let adapter = PluginAdapter::new(unit, Arc::clone(&self.config.knows_chip));
+        if let Some((desk, receiver)) = revenants {
+            tokio::spawn(adapter.clone().attend_desk(desk, receiver));
+        }
+        Ok(adapter)
     }
 
     fn unit(&self, name: &str) -> Result<Arc<Unit>, UnknownPlugin> {

@@ -1,21 +1,25 @@
 //! A plugin as the node sees it: one [`Adapter`] for all of its processes, whichever takes the call.
 
+use super::by_runner::{self, Verdict, is_revenant, judge};
 use super::instance::{Client, breaks_protocol, status_text};
 use super::keeper::runs_max;
 use super::unit::Unit;
 use crate::contract::{
     Adapter, AdapterDescription, AdapterError, AdapterHealth, LogChunk, LogStream, RunEvent, RunKey, RunRequest,
-    RunStatus,
+    RunState, RunStatus,
 };
 use crate::resources::{
     Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Reservation, ReserveRequest, Resource, ResourceTag,
 };
+use crate::runner::RunDesk;
+use crate::runner::desk::DeskView;
 use crate::vault::Vault;
 use crate::wire::{CREDENTIALS_HEADER, LOG_CHUNK_BYTES_MAX, WireError, fault_of, proto};
 use async_trait::async_trait;
 use cpi::reason::ReasonCode;
 use cpi::resource::{ChipModel, Firmness, PoolSpec, Quantity};
 use prost::Message as _;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +33,8 @@ const TRIES_MAX: usize = 4;
 const GONE_WITHIN: Duration = Duration::from_millis(500);
 /// What the secrets of one call may have in all: headers of HTTP/2 are bounded by most servers at 16 KiB.
 const SECRETS_BYTES_MAX: usize = 8 << 10;
+/// How long beyond the grace a connected runner may take to end its command before its platform is asked to.
+const RUNNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Pieces of an inventory under way.
 const INVENTORY_QUEUE: usize = 64;
 /// Servers and volumes that one plugin may tell.
@@ -248,6 +254,13 @@ impl Adapter for PluginAdapter {
             return Err(AdapterError::fatal(ReasonCode::Internal, "an input lies at a path that is not UTF-8"));
         }
         let key = request.key;
+        // only one that was up once has said how its jobs report
+        if self.unit.about().is_none() {
+            drop(self.unit.take(None).await?);
+        }
+        if self.capabilities().by_runner {
+            return self.submit_by_desk(request).await;
+        }
         let status = self.call("submit", proto::SubmitRequest::from(request), send!(submit)).await?;
         let status: RunStatus = self.checked("submit", status)?;
         if status.key != key {
@@ -257,13 +270,12 @@ impl Adapter for PluginAdapter {
     }
 
     async fn status(&self, key: RunKey) -> Result<Option<RunStatus>, AdapterError> {
-        let reply = self.call("get_run", proto::RunKey::from(key), send!(get_run)).await?;
-        let Some(run) = reply.run else { return Ok(None) };
-        let status: RunStatus = self.checked("get_run", run)?;
-        if status.key != key {
-            return Err(self.broken("get_run", &WireError { field: "key", expected: "the key of the request" }));
+        if let Some((desk, view)) = self.at_desk(&key) {
+            return self.status_by_desk(key, &desk, view).await;
         }
-        Ok(Some(status))
+        let status = self.platform_status(key).await?;
+        // a platform shows jobs for a while whose runs were removed
+        Ok(status.filter(|_| self.unit.runners().is_none()))
     }
 
     async fn list(&self) -> Result<Vec<RunStatus>, AdapterError> {
@@ -279,7 +291,11 @@ impl Adapter for PluginAdapter {
             Ok(runs)
         };
         let runs = self.call("list_runs", proto::ListRunsRequest {}, list).await?;
-        runs.into_iter().map(|run| self.checked("list_runs", run)).collect()
+        let runs: Result<Vec<RunStatus>, _> = runs.into_iter().map(|run| self.checked("list_runs", run)).collect();
+        match self.unit.runners() {
+            Some(link) => self.list_by_desk(&link.desk, runs?).await,
+            None => runs,
+        }
     }
 
     fn watch(&self) -> broadcast::Receiver<RunEvent> {
@@ -293,6 +309,9 @@ impl Adapter for PluginAdapter {
         offset: u64,
         bytes_max: usize,
     ) -> Result<LogChunk, AdapterError> {
+        if let Some((desk, _)) = self.at_desk(&key) {
+            return desk.logs(&key, stream, offset, bytes_max.min(LOG_CHUNK_BYTES_MAX));
+        }
         let bytes_max = u32::try_from(bytes_max.min(LOG_CHUNK_BYTES_MAX)).unwrap_or(u32::MAX);
         let stream = proto::LogStream::from(stream).into();
         let request = proto::ReadLogRequest { key: Some(key.into()), stream, offset, bytes_max };
@@ -305,16 +324,31 @@ impl Adapter for PluginAdapter {
     }
 
     async fn renew(&self, key: RunKey, ttl_ms: u64) -> Result<(), AdapterError> {
+        if let Some((desk, _)) = self.at_desk(&key) {
+            desk.renew(&key, ttl_ms);
+            return Ok(());
+        }
         let request = proto::RenewRequest { key: Some(key.into()), ttl_ms };
         self.call("renew", request, send!(renew)).await.map(drop)
     }
 
     async fn cancel(&self, key: RunKey, grace_ms: u64) -> Result<(), AdapterError> {
-        let request = proto::CancelRequest { key: Some(key.into()), grace_ms };
-        self.call("cancel", request, send!(cancel)).await.map(drop)
+        if let Some((desk, view)) = self.at_desk(&key) {
+            return self.cancel_by_desk(key, grace_ms, &desk, &view).await;
+        }
+        self.platform_cancel(key, grace_ms).await
     }
 
     async fn remove(&self, key: RunKey) -> Result<(), AdapterError> {
+        if let Some((desk, view)) = self.at_desk(&key) {
+            if let Some(RunStatus { state, .. }) = self.status_by_desk(key, &desk, view).await?
+                && !matches!(state, RunState::Ended(_))
+            {
+                return Err(AdapterError::fatal(ReasonCode::InvalidTask, "the run has not ended: cancel it first"));
+            }
+            self.call("remove", proto::RunKey::from(key), send!(remove)).await?;
+            return desk.remove(&key);
+        }
         self.call("remove", proto::RunKey::from(key), send!(remove)).await.map(drop)
     }
 
@@ -406,6 +440,155 @@ impl Adapter for PluginAdapter {
         self.provisions()?;
         let reply = self.call("get_resource", proto::ResourceTag::from(tag), send!(get_resource)).await?;
         reply.resource.map(|resource| self.checked("get_resource", resource)).transpose()
+    }
+}
+
+/// Runs whose jobs execute the runner.
+impl PluginAdapter {
+    /// The desk's view of a run, where the desk has it.
+    fn at_desk(&self, key: &RunKey) -> Option<(Arc<RunDesk>, DeskView)> {
+        let desk = &self.unit.setting.desk.as_ref()?.desk;
+        desk.view(&self.unit.spec().name, key).map(|view| (Arc::clone(desk), view))
+    }
+
+    async fn platform_status(&self, key: RunKey) -> Result<Option<RunStatus>, AdapterError> {
+        let reply = self.call("get_run", proto::RunKey::from(key), send!(get_run)).await?;
+        let Some(run) = reply.run else { return Ok(None) };
+        let status: RunStatus = self.checked("get_run", run)?;
+        if status.key != key {
+            return Err(self.broken("get_run", &WireError { field: "key", expected: "the key of the request" }));
+        }
+        Ok(Some(status))
+    }
+
+    /// Passes on what the desk hears, and cancels again what a platform brought back.
+    pub(super) async fn attend_desk(self, desk: Arc<RunDesk>, mut revenants: mpsc::Receiver<RunKey>) {
+        let forwarding = by_runner::forward(Arc::clone(&self.unit), desk);
+        let cancelling = async {
+            while let Some(key) = revenants.recv().await {
+                tracing::warn!(adapter = %self.unit.spec().name, task = %key.task, "its platform runs what is over: it is \
+                    cancelled again");
+                if let Err(error) = self.platform_cancel(key, 0).await {
+                    tracing::warn!(adapter = %self.unit.spec().name, %error, "it cannot be cancelled");
+                }
+            }
+        };
+        tokio::join!(forwarding, cancelling);
+    }
+
+    async fn platform_cancel(&self, key: RunKey, grace_ms: u64) -> Result<(), AdapterError> {
+        let request = proto::CancelRequest { key: Some(key.into()), grace_ms };
+        self.call("cancel", request, send!(cancel)).await.map(drop)
+    }
+
+    async fn submit_by_desk(&self, request: RunRequest) -> Result<RunStatus, AdapterError> {
+        let key = request.key;
+        let Some(desk) = self.unit.setting.desk.as_ref().map(|link| Arc::clone(&link.desk)) else {
+            let why = "its jobs report to a run desk, and the node has none: configure one";
+            return Err(AdapterError::fatal(ReasonCode::BackendUnsupported, why));
+        };
+        desk.accept(&self.unit.spec().name, &request)?;
+        let (_, view) =
+            self.at_desk(&key).ok_or_else(|| AdapterError::passing(ReasonCode::Fenced, "it was removed"))?;
+        if matches!(view.state, RunState::Ended(_)) || view.known_runner {
+            return Ok(RunStatus { key, state: view.state });
+        }
+        let mut wire = proto::SubmitRequest::from(request);
+        wire.desk = Some(desk.ticket(&key).into());
+        let said = self.call("submit", wire, send!(submit)).await;
+        if let Err(refused) = &said
+            && !refused.retryable
+            && self.at_desk(&key).is_some_and(|(_, view)| !view.known_runner && !view.submitted)
+        {
+            desk.remove(&key)?;
+        }
+        let status: RunStatus = self.checked("submit", said?)?;
+        if status.key != key {
+            return Err(self.broken("submit", &WireError { field: "key", expected: "the key of the request" }));
+        }
+        desk.submitted(&key)?;
+        let now = self.at_desk(&key).map(|(_, view)| view);
+        // cancelled meanwhile: the job is nobody's
+        if now.as_ref().is_none_or(|view| matches!(view.state, RunState::Ended(_)) && !view.known_runner) {
+            self.platform_cancel(key, 0).await?;
+        }
+        Ok(RunStatus { key, state: now.map_or(RunState::Starting, |view| view.state) })
+    }
+
+    async fn status_by_desk(
+        &self,
+        key: RunKey,
+        desk: &Arc<RunDesk>,
+        view: DeskView,
+    ) -> Result<Option<RunStatus>, AdapterError> {
+        let told = matches!(view.state, RunState::Ended(_)) || view.attended;
+        let platform = if told { None } else { self.platform_status(key).await?.map(|status| status.state) };
+        // it may have ended while the platform was asked
+        let view = if told { Some(view) } else { desk.view(&self.unit.spec().name, &key) };
+        let Some(view) = view else { return Ok(None) };
+        Ok(match judge(&view, platform.as_ref(), desk.lost_after()) {
+            Verdict::Stands(state) => Some(RunStatus { key, state }),
+            Verdict::Unknown => None,
+            Verdict::Over(end) => {
+                by_runner::write(desk, key, end).await?;
+                desk.view(&self.unit.spec().name, &key).map(|view| RunStatus { key, state: view.state })
+            }
+        })
+    }
+
+    async fn list_by_desk(
+        &self,
+        desk: &Arc<RunDesk>,
+        platform: Vec<RunStatus>,
+    ) -> Result<Vec<RunStatus>, AdapterError> {
+        let name = &self.unit.spec().name;
+        let platform: BTreeMap<RunKey, RunState> = platform.into_iter().map(|run| (run.key, run.state)).collect();
+        let at_desk: BTreeMap<RunKey, DeskView> = desk.list(name).into_iter().collect();
+        for (key, state) in &platform {
+            if is_revenant(at_desk.get(key), state) {
+                tracing::warn!(adapter = %name, task = %key.task, "its platform runs what is over: it is cancelled again");
+                self.platform_cancel(*key, 0).await?;
+            }
+        }
+        let mut runs = Vec::with_capacity(at_desk.len());
+        for (key, view) in at_desk {
+            match judge(&view, platform.get(&key), desk.lost_after()) {
+                Verdict::Stands(state) => runs.push(RunStatus { key, state }),
+                Verdict::Unknown => {}
+                Verdict::Over(end) => {
+                    by_runner::write(desk, key, end).await?;
+                    runs.extend(desk.view(name, &key).map(|view| RunStatus { key, state: view.state }));
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    async fn cancel_by_desk(
+        &self,
+        key: RunKey,
+        grace_ms: u64,
+        desk: &Arc<RunDesk>,
+        view: &DeskView,
+    ) -> Result<(), AdapterError> {
+        if matches!(view.state, RunState::Ended(_)) && view.known_runner {
+            return Ok(());
+        }
+        desk.cancel(&key, grace_ms)?;
+        if !view.attended {
+            return self.platform_cancel(key, grace_ms).await;
+        }
+        // its runner ends it and tells how; the platform is asked where it does not
+        let (this, desk) = (self.clone(), Arc::clone(desk));
+        tokio::spawn(async move {
+            let within = Duration::from_millis(grace_ms).saturating_add(RUNNER_ENDS_WITHIN);
+            by_runner::until_ended(&desk, &this.unit.spec().name, &key, within).await;
+            let over = this.at_desk(&key).is_none_or(|(_, view)| matches!(view.state, RunState::Ended(_)));
+            if !over && let Err(error) = this.platform_cancel(key, 0).await {
+                tracing::warn!(adapter = %this.unit.spec().name, %error, "a cancel cannot be passed on");
+            }
+        });
+        Ok(())
     }
 }
 

@@ -322,6 +322,11 @@ impl Unit {
         self.live.borrow().iter().flatten().cloned().collect()
     }
 
+    /// The desk, for a plugin whose jobs execute the runner.
+    pub(super) fn runners(&self) -> Option<&super::by_runner::DeskLink> {
+        self.setting.desk.as_ref().filter(|_| self.about().is_some_and(|(_, can)| can.by_runner))
+    }
+
     pub(super) fn spec(&self) -> &PluginSpec {
         &self.setting.spec
     }

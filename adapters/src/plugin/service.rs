@@ -2,6 +2,7 @@
 
 use super::{Backend, credentials};
 use crate::contract::{Adapter, LogStream, RunKey, RunRequest, RunStatus};
+use crate::runner::DeskTicket;
 use crate::wire::proto::{self, adapter_server};
 use crate::wire::{LOG_CHUNK_BYTES_MAX, PROTOCOL_MACHINES, TEXT_BYTES_MAX, WireError, agree, status_of};
 use cpi::resource::PoolSpec;
@@ -110,6 +111,7 @@ impl<B: Backend> adapter_server::Adapter for Service<B> {
             reserves: can.reserves,
             provisions: can.provisions,
             streams_inventory: can.streams_inventory,
+            by_runner: can.by_runner,
         }))
     }
 
@@ -130,12 +132,17 @@ impl<B: Backend> adapter_server::Adapter for Service<B> {
     async fn submit(&self, request: Request<proto::SubmitRequest>) -> Answer<proto::RunStatus> {
         let adapter = self.adapter()?;
         let (headers, _, run) = request.into_parts();
+        let desk = run.desk.clone().map(DeskTicket::try_from).transpose().map_err(wrong)?;
         let run = RunRequest::try_from(run).map_err(wrong)?;
         if run.env.values().map(String::len).sum::<usize>() > 16 * TEXT_BYTES_MAX {
             return Err(wrong(WireError { field: "env", expected: "at most 1 MiB in all" }));
         }
         credentials::with(&headers, async {
-            Ok(Response::new(adapter.submit(run).await.map_err(|e| status_of(&e))?.into()))
+            let submitted = match desk {
+                Some(desk) if adapter.capabilities().by_runner => adapter.submit_by_runner(run, desk).await,
+                _ => adapter.submit(run).await,
+            };
+            Ok(Response::new(submitted.map_err(|e| status_of(&e))?.into()))
         })
         .await
     }

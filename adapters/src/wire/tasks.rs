@@ -6,6 +6,7 @@ use crate::contract::{
     AdapterDescription, AdapterHealth, LogChunk, LogStream, OutputFound, RunEnd, RunInput, RunKey, RunOutput,
     RunRequest, RunState, RunStatus, Usage,
 };
+use crate::runner::DeskTicket;
 use cpi::ids::{ContentDigest, Epoch, Fence, MemberId};
 use cpi::resource::{ChipKind, ChipModel, ComputeClass, Firmness, PoolSpec, PriceList, Quantity, ServerClass};
 use std::path::PathBuf;
@@ -63,7 +64,28 @@ impl From<RunRequest> for proto::SubmitRequest {
             max_runtime_ms: run.max_runtime_ms,
             lease_ttl_ms: run.lease_ttl_ms,
             freeze_on_lapse: run.freeze_on_lapse,
+            desk: None,
         }
+    }
+}
+
+impl From<DeskTicket> for proto::DeskTicket {
+    fn from(ticket: DeskTicket) -> Self {
+        let DeskTicket { run, url, token, ca_pem, linger_ms } = ticket;
+        Self { run, url, token, ca_pem, linger_ms }
+    }
+}
+
+impl TryFrom<proto::DeskTicket> for DeskTicket {
+    type Error = WireError;
+    fn try_from(ticket: proto::DeskTicket) -> Result<Self, WireError> {
+        Ok(Self {
+            run: text("desk.run", ticket.run)?,
+            url: text("desk.url", ticket.url)?,
+            token: text("desk.token", ticket.token)?,
+            ca_pem: text("desk.ca_pem", ticket.ca_pem)?,
+            linger_ms: ticket.linger_ms,
+        })
     }
 }
 

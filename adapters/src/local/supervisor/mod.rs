@@ -5,7 +5,6 @@
 
 mod child;
 mod logs;
-mod outputs;
 mod run;
 mod sandbox;
 mod sys;

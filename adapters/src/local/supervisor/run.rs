@@ -2,11 +2,12 @@
 
 use super::child::{self, Child};
 use super::logs::LogPump;
-use super::{Launch, block, outputs, sys};
+use super::{Launch, block, sys};
 use crate::contract::{RunEnd, Usage};
 use crate::local::clock;
 use crate::local::folder::{self, Control, Notice, NoticeState, RunFolder, RunRecord, SupervisorId};
 use crate::local::group::RunGroup;
+use crate::local::outputs;
 use crate::local::pids::{Descent, RunPids};
 use cpi::reason::{Reason, ReasonCode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// Finds and hashes `wanted` in `work`; the second list names those that are missing and not optional, with the reason.
-pub(super) fn collect(work: &Path, wanted: &[RunOutput]) -> (Vec<OutputFound>, Vec<String>) {
+pub(crate) fn collect(work: &Path, wanted: &[RunOutput]) -> (Vec<OutputFound>, Vec<String>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for output in wanted {
         match read(work, &output.path) {
