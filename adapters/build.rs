@@ -1,9 +1,26 @@
-//! Compiles the published protocols. The compiler is Rust too, so that no `protoc` has to be installed.
+//! Compiles the published protocols: all files below `proto`. The compiler is Rust too, so that no `protoc` has to be
+//! installed.
+
+use std::path::{Path, PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 2] = ["causeway/adapter/v1/adapter.proto", "causeway/run/v1/run.proto"];
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(FILES, ["proto"])?;
+    let mut files = Vec::new();
+    protocols(Path::new("proto"), &mut files)?;
+    files.sort();
+    let files = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
+    Ok(())
+}
+
+fn protocols(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            protocols(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
+        }
+    }
     Ok(())
 }

@@ -1,58 +1,29 @@
 #!/usr/bin/env bash
 # A real OpenStack on loopback: Keystone, Placement, Glance, Nova, Neutron and Cyborg from PyPI, RabbitMQ from Debian.
-# Nova's compute driver is its fake one, so servers live and die but execute nothing; Cyborg's fake driver has FPGAs,
-# and GPUs and NPUs are custom resource classes of the compute hosts in Placement.
-#
-#   scripts/backends/openstack.sh install   packages and a virtual environment (cached outside the clone)
-#   scripts/backends/openstack.sh up        fresh state, all services, flavours, an image, a network, device profiles
-#   scripts/backends/openstack.sh env       what a client needs, as shell assignments
-#   scripts/backends/openstack.sh status    exit code 0 while all services run
-#   scripts/backends/openstack.sh down      stops everything that `up` started
-set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/openstack
-cache=${CAUSEWAY_CACHE:-$HOME/.cache/causeway}/backends/openstack
-export venv=$cache/venv state=${CAUSEWAY_OPENSTACK_STATE:-$cache/state}
-. "$here/ports.sh"
-
-say() { printf '%s\n' "openstack: $*" >&2; }
-die() { say "$@"; exit 1; }
-
-install() {
-  local missing=()
-  command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
-  command -v gcc >/dev/null || missing+=(gcc)
-  python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
-  python3 -c 'import sysconfig, os; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
-  if [ ${#missing[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || die "run as root: apt-get install -y --no-install-recommends ${missing[*]}"
-    say "installing ${missing[*]}"
-    # a package must not start a daemon that listens on every address
-    local guard=/usr/sbin/policy-rc.d made=
-    [ -e $guard ] || { printf '#!/bin/sh\nexit 101\n' >$guard; chmod 755 $guard; made=1; }
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >&2 || { [ -z "$made" ] || rm -f $guard; die "apt-get failed"; }
-    [ -z "$made" ] || rm -f $guard
-  fi
-  local wanted; wanted=$(sha256sum <"$here/constraints.txt")
-  if [ "$(cat "$cache/installed" 2>/dev/null)" != "$wanted" ]; then
-    mkdir -p "$cache"
+# Nova's compute driver is its fake one with an addition of the test kit (openstack/driver.py): a server's user data runs as
+# a process of this machine. Cyborg's fake driver has FPGAs; GPUs and NPUs are resource classes of two more hosts.
+# Verbs as in common.sh, and `env`: what a client needs, as shell assignments.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+kit=$here/openstack
+export venv=$STATE/venv state=$STATE/state
+. "$kit/ports.sh"
+do_install() {
+  apt_get rabbitmq-server gcc python3-venv python3-dev curl
+  local wanted; wanted=$(sha256sum <"$kit/constraints.txt")
+  if [ "$(cat "$STATE/installed" 2>/dev/null)" != "$wanted" ]; then
+    mkdir -p "$STATE"
     say "installing OpenStack into $venv (some minutes)"
-    rm -rf "$venv" "$cache/installed"
+    rm -rf "$venv" "$STATE/installed"
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q --disable-pip-version-check -U pip wheel 'setuptools<81' >&2
-    "$venv/bin/pip" install -q --disable-pip-version-check -c "$here/constraints.txt" \
+    "$venv/bin/pip" install -q --disable-pip-version-check -c "$kit/constraints.txt" \
       keystone openstack-placement nova glance neutron openstack-cyborg PyMySQL uWSGI >&2
-    printf '%s\n' "$wanted" >"$cache/installed"
+    printf '%s\n' "$wanted" >"$STATE/installed"
   fi
   say "installed"
 }
 
-running() { # of services whose pid file is there: all alive?
-  compgen -G "$state/pids/*" >/dev/null || return 1
-  local file
-  for file in "$state"/pids/*; do kill -0 "$(cat "$file")" 2>/dev/null || { say "$(basename "$file") is not running"; return 1; }; done
-}
-
-down() {
+do_down() {
   [ -d "$state/pids" ] || return 0
   local file pid
   for file in "$state"/pids/*; do [ -e "$file" ] && kill -TERM -- "-$(cat "$file")" 2>/dev/null || true; done
@@ -74,17 +45,21 @@ down() {
   say "stopped"
 }
 
-environment() {
+do_env() {
   [ -e "$state/credential.json" ] || die "it was never up"
   printf 'CAUSEWAY_OPENSTACK_URL=%s\nCAUSEWAY_OPENSTACK_CREDENTIAL=%s\nCAUSEWAY_OPENSTACK_PASSWORD=%s\n' \
     "http://127.0.0.1:$KEYSTONE_PORT/v3" "$state/credential.json" "$state/password.json"
 }
 
-case ${1:-} in
-  install) install ;;
-  up) install; down; "$here/start.sh" || { down; die "see $state/log"; }; environment ;;
-  env) environment ;;
-  status) running ;;
-  down) down ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-esac
+do_up() {
+  do_down
+  "$kit/start.sh" || { do_down; die "see $state/log"; }
+}
+
+do_test() {
+  mkdir -p "$RESULTS"
+  (cd "$root" && env $(do_env) CAUSEWAY_RESULTS_DIR="$RESULTS" $CARGO test --release --workspace --test openstack_real -- --ignored --nocapture)
+}
+
+[ "${1:-}" = env ] && { do_env; exit; }
+verb "$@"

@@ -8,9 +8,7 @@ use crate::contract::{
     Adapter, AdapterDescription, AdapterError, AdapterHealth, LogChunk, LogStream, RunEvent, RunKey, RunRequest,
     RunState, RunStatus,
 };
-use crate::resources::{
-    Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Resource, ResourceTag,
-};
+use crate::resources::{Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Resource, ResourceTag};
 use async_trait::async_trait;
 use cpi::reason::ReasonCode;
 use cpi::resource::{Firmness, PoolSpec, Quantity};
@@ -124,12 +122,7 @@ impl OpenStackAdapter {
     }
 
     /// The flavour for a need in a class of a pool.
-    pub(super) async fn flavour_for(
-        &self,
-        pool: &str,
-        class: &str,
-        need: &Quantity,
-    ) -> Result<Flavour, AdapterError> {
+    pub(super) async fn flavour_for(&self, pool: &str, class: &str, need: &Quantity) -> Result<Flavour, AdapterError> {
         let hosts = self.inventory.hosts(self.hosts_age()).await.map_err(self.refused())?;
         let found = hosts.pools.iter().find(|known| known.name == pool);
         let found = found.and_then(|pool| pool.classes.iter().find(|known| known.name == class));
@@ -157,7 +150,8 @@ impl OpenStackAdapter {
     /// The id of an image that can be used, by name or id.
     pub(super) async fn image(&self, asked: Option<&str>) -> Result<String, AdapterError> {
         let named = asked.or(self.cloud.config.image.as_deref());
-        let missing = || AdapterError::fatal(ReasonCode::InvalidTask, "image: expected one, in the request or in config");
+        let missing =
+            || AdapterError::fatal(ReasonCode::InvalidTask, "image: expected one, in the request or in config");
         let name = named.ok_or_else(missing)?;
         if let Some(id) = self.name("image", name) {
             return Ok(id);

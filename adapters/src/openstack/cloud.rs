@@ -195,7 +195,11 @@ impl Cloud {
     }
 
     /// Asks for something that may not be there.
-    pub(super) async fn find<T: DeserializeOwned>(&self, service: Service, path: &str) -> Result<Option<T>, CloudError> {
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        service: Service,
+        path: &str,
+    ) -> Result<Option<T>, CloudError> {
         match self.get(service, path).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.is_status(404) => Ok(None),

@@ -218,7 +218,8 @@ impl Inventory {
             let Some(name) = tree.iter().find(|provider| provider.uuid == root).map(|provider| &provider.name) else {
                 continue;
             };
-            let summaries: Vec<&Summary> = tree.iter().filter_map(|one| known.get(&one.uuid).map(Arc::as_ref)).collect();
+            let summaries: Vec<&Summary> =
+                tree.iter().filter_map(|one| known.get(&one.uuid).map(Arc::as_ref)).collect();
             // pools of storage or of addresses that are shared are providers as well
             if !summaries.iter().any(|one| one.resources.contains_key("VCPU") || one.resources.contains_key("PCPU")) {
                 continue;
@@ -395,8 +396,7 @@ fn changes<'a>(told: &'a Hosts, now: &'a Hosts) -> impl Iterator<Item = Inventor
 /// For example `c256-m63-d4096-8xNVA100S80`: cores, GiB of memory and of disk, chips.
 fn class_name(total: &Quantity, chip: Option<&ChipModel>) -> String {
     let gib = |bytes: u64| bytes >> 30;
-    let mut name =
-        format!("c{}-m{}-d{}", total.cpu_milli / 1000, gib(total.memory_bytes), gib(total.storage_bytes));
+    let mut name = format!("c{}-m{}-d{}", total.cpu_milli / 1000, gib(total.memory_bytes), gib(total.storage_bytes));
     if let Some(chip) = chip {
         name.push_str(&format!("-{}x{}", total.chip_milli / 1000, chip.model));
     }

@@ -196,7 +196,11 @@ impl Cloud {
             why: "a server that was just made is not told".to_owned(),
         })?;
         for double in servers {
-            tracing::warn!(tag = tag.tag, server = double.id, "another server was made for the same tag, it is deleted");
+            tracing::warn!(
+                tag = tag.tag,
+                server = double.id,
+                "another server was made for the same tag, it is deleted"
+            );
             self.delete(Service::Compute, &format!("/servers/{}", double.id)).await?;
         }
         Ok(first)

@@ -97,10 +97,8 @@ impl OpenStackAdapter {
         let flavour = self.flavour_for(&request.pool, &request.class, &request.need).await?;
         let user_data = BASE64.encode(script::user_data(&tag.tag, &request).as_bytes());
         if user_data.len() > USER_DATA_BYTES_MAX {
-            let why = format!(
-                "command, env: {} bytes as user data, expected at most {USER_DATA_BYTES_MAX}",
-                user_data.len()
-            );
+            let why =
+                format!("command, env: {} bytes as user data, expected at most {USER_DATA_BYTES_MAX}", user_data.len());
             return Err(AdapterError::fatal(ReasonCode::InvalidTask, why));
         }
         let source = json!({
@@ -193,9 +191,8 @@ impl OpenStackAdapter {
 
     /// The end of a run whose server is off or in error. Decided once.
     async fn ending(&self, server: &NovaServer) -> Result<RunEnd, AdapterError> {
-        let noted = |server: &NovaServer| {
-            server.metadata.get(END).and_then(|text| serde_json::from_str::<EndNote>(text).ok())
-        };
+        let noted =
+            |server: &NovaServer| server.metadata.get(END).and_then(|text| serde_json::from_str::<EndNote>(text).ok());
         if let Some(note) = noted(server) {
             return Ok(note.end());
         }
@@ -213,7 +210,8 @@ impl OpenStackAdapter {
     }
 
     async fn conclude(&self, server: &NovaServer) -> Result<EndNote, AdapterError> {
-        let stopped = server.metadata.get(STOP).and_then(|code| ReasonCode::ALL.iter().find(|known| known.code() == code));
+        let stopped =
+            server.metadata.get(STOP).and_then(|code| ReasonCode::ALL.iter().find(|known| known.code() == code));
         let wall = jiff::Timestamp::now().duration_since(server.began()).as_millis();
         let wall_ms = u64::try_from(wall).unwrap_or(0);
         let console = match self.cloud.console(&server.id).await {

@@ -66,7 +66,7 @@ network = call("POST", at["network"] + "/v2.0/networks", {"network": {"name": "c
 call("POST", at["network"] + "/v2.0/subnets", {"subnet": {
     "network_id": network, "ip_version": 4, "cidr": "10.77.0.0/16", "enable_dhcp": False, "gateway_ip": None}})
 
-for count in (1, 2, 8):
+for count in (1, 2, 16):
     call("POST", at["accelerator"] + "/device_profiles", [{
         "name": f"fpga-{count}", "groups": [{"resources:FPGA": "1", "trait:CUSTOM_FAKE_DEVICE": "required"}] * count}],
         version="accelerator")
@@ -77,7 +77,7 @@ flavours = [("m1.nano", 64, 1, 0, PLAIN), ("m1.nano2", 64, 2, 0, PLAIN), ("m1.ti
 for kind, name, model in (("gpu", "PGPU", "CUSTOM_GPU_NVA100S80"), ("npu", "CUSTOM_NPU", "CUSTOM_NPU_HWA910B1")):
     for count in (1, 2, 8):
         flavours.append((f"{kind}{count}.tiny", 256, 1, 1, {f"resources:{name}": str(count), f"trait:{model}": "required"}))
-for count in (1, 2, 8):
+for count in (1, 2, 16):
     flavours.append((f"fpga{count}.tiny", 256, 1, 1, {"accel:device_profile": f"fpga-{count}"}))
 for name, ram, vcpus, disk, extra in flavours:
     made = call("POST", at["compute"] + "/flavors", {"flavor": {"name": name, "ram": ram, "vcpus": vcpus, "disk": disk}},
