@@ -7,6 +7,7 @@ mod common;
 use adapters::conformance::results::BackendResults;
 use adapters::conformance::{self, Behaviour, Options};
 use adapters::host::{HostConfig, Limits, PluginAdapter, PluginHost, PluginSpec, ProgramSpec, Timing};
+use adapters::runner::{DeskConfig, RunDesk};
 use adapters::vault::{Secret, Vault};
 use cpi::ids::ContentDigest;
 use cpi::resource::{ChipKind, PoolSpec};
@@ -41,7 +42,8 @@ async fn plugin(dir: &Path, credential_file: &str) -> (PluginHost, PluginAdapter
         vault: Some(Arc::new(vault)),
         knows_chip: Arc::new(|_| true),
     };
-    let host = PluginHost::new(config).unwrap();
+    let desk = RunDesk::open(DeskConfig::new(&dir.join("desk"))).await.unwrap();
+    let host = PluginHost::new(config).unwrap().with_desk(Arc::new(desk));
     let spec = PluginSpec {
         name: "cloud".to_owned(),
         program: ProgramSpec {
@@ -51,7 +53,8 @@ async fn plugin(dir: &Path, credential_file: &str) -> (PluginHost, PluginAdapter
         },
         config: serde_json::json!({
             "url": given("CAUSEWAY_OPENSTACK_URL"), "credential": "cloud", "insecure": true, "image": "causeway",
-            "network": "causeway", "poll_ms": 1000, "site": format!("test-{}", std::process::id()),
+            "network": "none", "poll_ms": 1000,
+            "runner": env!("CARGO_BIN_EXE_causeway-runner"), "site": format!("test-{}", std::process::id()),
         }),
         credentials: vec!["cloud".to_owned()],
         replicas: 1,

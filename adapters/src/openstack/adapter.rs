@@ -9,6 +9,7 @@ use crate::contract::{
     RunState, RunStatus,
 };
 use crate::resources::{Capabilities, InventoryEvent, PowerAction, ProvisionRequest, Resource, ResourceTag};
+use crate::runner::DeskTicket;
 use async_trait::async_trait;
 use cpi::reason::ReasonCode;
 use cpi::resource::{Firmness, PoolSpec, Quantity};
@@ -244,7 +245,8 @@ impl Adapter for Arc<OpenStackAdapter> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runs_commands: true,
             runs_images: false,
-            stops_on_lapse: false,
+            // the runner counts the lease
+            stops_on_lapse: self.cloud.config.runner.is_some(),
             firmness: Firmness::Estimate,
         }
     }
@@ -279,7 +281,12 @@ impl Adapter for Arc<OpenStackAdapter> {
 
     async fn submit(&self, request: RunRequest) -> Result<RunStatus, AdapterError> {
         self.cloud.take_credential();
-        self.submit_run(request).await
+        self.submit_run(request, None).await
+    }
+
+    async fn submit_by_runner(&self, request: RunRequest, desk: DeskTicket) -> Result<RunStatus, AdapterError> {
+        self.cloud.take_credential();
+        self.submit_run(request, Some(&desk)).await
     }
 
     async fn status(&self, key: RunKey) -> Result<Option<RunStatus>, AdapterError> {
@@ -325,7 +332,12 @@ impl Adapter for Arc<OpenStackAdapter> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { reserves: false, provisions: true, streams_inventory: true, exclusive: false }
+        Capabilities {
+            provisions: true,
+            streams_inventory: true,
+            by_runner: self.cloud.config.runner.is_some(),
+            ..Capabilities::default()
+        }
     }
 
     async fn servers(&self, follow: bool) -> Result<mpsc::Receiver<InventoryEvent>, AdapterError> {

@@ -123,11 +123,6 @@ impl Cloud {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn give_credential(&self, secret: &[u8]) {
-        self.session().credential = Some(Secret::new(secret.to_vec()));
-    }
-
     /// A token that is good for a while. `refused` is one that a service does not take any more.
     async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, CloudError> {
         let usable = |session: &Session| {

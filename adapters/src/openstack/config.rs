@@ -39,6 +39,10 @@ pub(super) struct Config {
     /// Network (name or id), `auto` or `none`.
     #[serde(default = "network")]
     pub(super) network: String,
+    /// Path of `causeway-runner` in the image. Runs then report to the node's run desk themselves, with inputs, outputs and
+    /// leases; without it only the console tells of them.
+    #[serde(default)]
+    pub(super) runner: Option<String>,
     /// Where servers are made; the platform's choice by default.
     #[serde(default)]
     pub(super) availability_zone: Option<String>,
@@ -159,6 +163,7 @@ impl Config {
                 "site": { "type": "string", "default": site(), "description": "Tells apart what several nodes make in one project." },
                 "image": text("Image (name or id) of machines and runs that name none."),
                 "network": { "type": "string", "default": network(), "description": "Network (name or id), auto or none." },
+                "runner": text("Path of causeway-runner in the image: runs report to the node's run desk. Without it the console tells."),
                 "availability_zone": text("Where servers are made."),
                 "cpu_model": { "type": "string", "default": cpu_model(), "description": "Dictionary code of the hosts' processors." },
                 "poll_ms": { "type": "integer", "minimum": 100, "default": poll_ms(), "description": "How often the platform is asked what changed." },

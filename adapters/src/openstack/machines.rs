@@ -51,6 +51,11 @@ impl OpenStackAdapter {
         self.until(server, |server| server.host.is_some() || server.status != "BUILD").await.map(|(server, _)| server)
     }
 
+    /// Waits until a server is made, or could not be, for a while.
+    pub(super) async fn made(&self, server: NovaServer) -> Result<NovaServer, AdapterError> {
+        self.until(server, |server| server.status != "BUILD").await.map(|(server, _)| server)
+    }
+
     /// Waits for a while until `wanted` holds; also says whether it does.
     async fn until(
         &self,

@@ -8,6 +8,7 @@ use super::machines::{USER_DATA_BYTES_MAX, unmapped};
 use super::nova::{KIND, NovaServer, ServerTag, TAG};
 use super::script::{self, ConsoleEnd};
 use crate::contract::{AdapterError, LogChunk, LogStream, RunEnd, RunKey, RunRequest, RunState, RunStatus, Usage};
+use crate::runner::DeskTicket;
 use cpi::ids::{Epoch, Fence, MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 use data_encoding::BASE64;
@@ -74,7 +75,12 @@ pub(super) fn key_of(server: &NovaServer) -> Option<RunKey> {
 }
 
 impl OpenStackAdapter {
-    pub(super) async fn submit_run(&self, request: RunRequest) -> Result<RunStatus, AdapterError> {
+    /// Starts a run whose end comes by the runner where a `desk` is given, and by the console otherwise.
+    pub(super) async fn submit_run(
+        &self,
+        request: RunRequest,
+        desk: Option<&DeskTicket>,
+    ) -> Result<RunStatus, AdapterError> {
         let unsupported = |why: &str| AdapterError::fatal(ReasonCode::BackendUnsupported, why);
         if request.image.is_some() {
             return Err(unsupported("image: servers start from images of the cloud, not from container images"));
@@ -86,8 +92,9 @@ impl OpenStackAdapter {
             let why = format!("env: {name:?}: expected letters, digits and underscores");
             return Err(AdapterError::fatal(ReasonCode::InvalidTask, why));
         }
-        if !request.inputs.is_empty() || request.outputs.iter().any(|output| !output.optional) {
-            return Err(unsupported("inputs, outputs: a console carries no files"));
+        let files = !request.inputs.is_empty() || request.outputs.iter().any(|output| !output.optional);
+        if files && desk.is_none() {
+            return Err(unsupported("inputs, outputs: a console carries no files; config.runner names what does"));
         }
         let (key, tag) = (request.key, tag_of(request.key));
         let _alone = self.locks.hold(&tag.tag).await;
@@ -95,7 +102,17 @@ impl OpenStackAdapter {
             return self.settle(key, there).await;
         }
         let flavour = self.flavour_for(&request.pool, &request.class, &request.need).await?;
-        let user_data = BASE64.encode(script::user_data(&tag.tag, &request).as_bytes());
+        let script = match (desk, &self.cloud.config.runner) {
+            (Some(desk), Some(runner)) => script::runner_data(&tag.tag, runner, desk),
+            (None, None) => script::user_data(&tag.tag, &request),
+            _ => {
+                return Err(unsupported(
+                    "config.runner: expected a ticket of the node's run desk with it, and none without",
+                ));
+            }
+        };
+        let limit_ms = request.max_runtime_ms.saturating_add(desk.map_or(0, |desk| desk.linger_ms));
+        let user_data = BASE64.encode(script.as_bytes());
         if user_data.len() > USER_DATA_BYTES_MAX {
             let why =
                 format!("command, env: {} bytes as user data, expected at most {USER_DATA_BYTES_MAX}", user_data.len());
@@ -108,7 +125,7 @@ impl OpenStackAdapter {
             "network": self.network().await?,
             "zone": self.cloud.config.availability_zone,
             "user_data_base64": user_data,
-            "limit_ms": request.max_runtime_ms.to_string(),
+            "limit_ms": limit_ms.to_string(),
             "volumes": [],
         });
         let server = self.make(&tag, &source).await?;
@@ -204,8 +221,11 @@ impl OpenStackAdapter {
             return Ok(note.end());
         }
         let note = self.conclude(server).await?;
-        let text = serde_json::to_string(&note).expect("plain data");
-        self.note(server, END, &text).await?;
+        // Nova takes no metadata for a server in error; its fault says the same each time
+        if server.status != "ERROR" {
+            let text = serde_json::to_string(&note).expect("plain data");
+            self.note(server, END, &text).await?;
+        }
         Ok(note.end())
     }
 
@@ -213,7 +233,7 @@ impl OpenStackAdapter {
         let stopped =
             server.metadata.get(STOP).and_then(|code| ReasonCode::ALL.iter().find(|known| known.code() == code));
         let wall = jiff::Timestamp::now().duration_since(server.began()).as_millis();
-        let wall_ms = u64::try_from(wall).unwrap_or(0);
+        let wall_ms = if server.status == "ERROR" { 0 } else { u64::try_from(wall).unwrap_or(0) };
         let console = match self.cloud.console(&server.id).await {
             Ok(console) => console,
             // some drivers have no console for a server that is off
@@ -294,6 +314,15 @@ impl OpenStackAdapter {
         if server.stands(&self.cloud).map_err(unmapped)?.run == "ended" || server.metadata.contains_key(STOP) {
             return self.settle(key, server).await.map(drop);
         }
+        // Nova takes no metadata while it makes a server
+        server = self.made(server).await?;
+        if server.status == "BUILD" {
+            let why = "the server is still being made: cancel it again";
+            return Err(AdapterError::passing(ReasonCode::Busy, why));
+        }
+        if server.stands(&self.cloud).map_err(unmapped)?.run == "ended" {
+            return self.settle(key, server).await.map(drop);
+        }
         self.note(&server, STOP, ReasonCode::Cancelled.code()).await?;
         server.metadata.insert(STOP.to_owned(), ReasonCode::Cancelled.code().to_owned());
         self.settle(key, server).await.map(drop)
@@ -302,7 +331,8 @@ impl OpenStackAdapter {
     pub(super) async fn remove_run(&self, key: RunKey) -> Result<(), AdapterError> {
         let _alone = self.locks.hold(&tag_of(key).tag).await;
         let Some(server) = self.run(key).await? else { return Ok(()) };
-        if server.stands(&self.cloud).map_err(unmapped)?.run != "ended" {
+        // a runner has told the node of the end before its server is off
+        if self.cloud.config.runner.is_none() && server.stands(&self.cloud).map_err(unmapped)?.run != "ended" {
             return Err(AdapterError::fatal(ReasonCode::Internal, "only a run that ended can be removed"));
         }
         self.delete_server(&server).await?;

@@ -5,6 +5,7 @@
 //! runner, which dials out to the node.
 
 use crate::contract::{RunRequest, Usage};
+use crate::runner::DeskTicket;
 use std::fmt::Write as _;
 
 /// What `timeout` ends with when the time is over.
@@ -59,6 +60,23 @@ printf '\ncauseway-end {word} %s %s\n' "$code" "$(( ($(now) - begun) * 10 ))" >>
 poweroff
 "#,
         command = command.join(" "),
+    );
+    script
+}
+
+/// The script of a run that the one runner reports: nothing of the run is in it but the way to the node's desk.
+pub(super) fn runner_data(tag: &str, runner: &str, desk: &DeskTicket) -> String {
+    let mut script = format!("#!/bin/sh\n# Causeway's run {tag}. The server switches itself off at the end.\n");
+    for (name, value) in desk.variables() {
+        let _ = writeln!(script, "export {name}={}", quoted(&value));
+    }
+    let _ = write!(
+        script,
+        r#"CAUSEWAY_RUN_DIR=$(mktemp -d) && export CAUSEWAY_RUN_DIR && cd "$CAUSEWAY_RUN_DIR" || exit 1
+{runner} >>"${{CAUSEWAY_CONSOLE:-/dev/console}}" 2>&1
+poweroff
+"#,
+        runner = quoted(runner),
     );
     script
 }
