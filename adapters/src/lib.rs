@@ -2,7 +2,8 @@
 //!
 //! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `openstack` drives a cloud; `fake` plays
 //! runs by script for benchmarks and fault tests. `wire` is the published protocol, `plugin` its side in a plugin's process,
-//! `host` its side in the node; `vault` keeps credentials, `rules` are conversions as data. `conformance` is the one suite that every backend passes.
+//! `host` its side in the node; `vault` keeps credentials, `rules` are conversions as data. `rest` speaks to any HTTP API that a rule file
+//! describes. `conformance` is the one suite that every backend passes.
 
 pub mod conformance;
 pub mod contract;
@@ -12,7 +13,9 @@ pub mod local;
 pub mod openstack;
 pub mod plugin;
 pub mod resources;
+pub mod rest;
 pub mod rules;
 pub mod runner;
+mod southbound;
 pub mod vault;
 pub mod wire;

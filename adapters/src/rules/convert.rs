@@ -1,23 +1,14 @@
 //! The rules of one file, ready to be used.
 
+use super::expression::Expression;
 use super::file::{FORMAT, FieldText, From, RuleFile, SectionText, Source, Through};
-use super::value::{from_cel, to_cel};
-use cel::{Context, Env, Program};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
 
 /// The longest rule file.
-pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// CEL with its extension for strings (`join`, `replace`, `split`).
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
-    let mut environment = Env::stdlib();
-    environment.add_extension(cel::extensions::strings).expect("the extension is made for the standard library");
-    Arc::new(environment)
-});
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Which way a conversion goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -163,11 +154,6 @@ pub struct Explanation {
     pub result: Value,
 }
 
-struct Expression {
-    text: String,
-    program: Program,
-}
-
 /// A value that a field is made of.
 struct Origin {
     name: String,
@@ -210,6 +196,7 @@ pub struct Rules {
     /// Each to the south and to the north.
     tables: BTreeMap<String, (Names, Names)>,
     sections: BTreeMap<(Direction, String), Section>,
+    http: Option<Value>,
 }
 
 impl std::fmt::Debug for Rules {
@@ -234,14 +221,21 @@ impl Rules {
         }
         let mut tables = BTreeMap::new();
         for (name, south) in file.tables {
-            let mut north = BTreeMap::new();
-            for (standard, platform) in &south {
-                if north.insert(key_text(platform), Value::String(standard.clone())).is_some() {
-                    let why = format!("{} stands for two names, so there is no way back", key_text(platform));
-                    return Err(LoadRulesError::Field { place: format!("tables.{name}"), why });
+            let wrong = |why: String| LoadRulesError::Field { place: format!("tables.{name}"), why };
+            let (mut there, mut north) = (BTreeMap::new(), BTreeMap::new());
+            for (standard, platform) in south {
+                // of several names on the platform the first is the one that it is told
+                let names = if let Value::Array(names) = platform { names } else { vec![platform] };
+                let first = names.first().ok_or_else(|| wrong(format!("{standard}: expected at least one name")))?;
+                there.insert(standard.clone(), first.clone());
+                for name in &names {
+                    if north.insert(key_text(name), Value::String(standard.clone())).is_some() {
+                        let why = format!("{} stands for two names, so there is no way back", key_text(name));
+                        return Err(wrong(why));
+                    }
                 }
             }
-            tables.insert(name, (south, north));
+            tables.insert(name, (there, north));
         }
         let mut rules = Self {
             name: format!("{} {}", file.name, file.version),
@@ -250,6 +244,7 @@ impl Rules {
             pools: file.pools,
             tables,
             sections: BTreeMap::new(),
+            http: file.http,
         };
         let mut examples = Vec::new();
         for (direction, sections) in [(Direction::South, file.south), (Direction::North, file.north)] {
@@ -284,10 +279,33 @@ impl Rules {
         &self.name
     }
 
+    /// The backend kind that the rules are for.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// How requests are made, where the file says so (`[http]`).
+    pub(crate) fn http(&self) -> Option<&Value> {
+        self.http.as_ref()
+    }
+
+    /// Whether there is such a section.
+    pub fn has(&self, direction: Direction, section: &str) -> bool {
+        self.sections.contains_key(&(direction, section.to_owned()))
+    }
+
     fn section(&self, place: &str, text: SectionText) -> Result<Section, LoadRulesError> {
         let mut taken = Taken::default();
         for path in text.ignore.keys() {
-            take(&mut taken, &steps(path));
+            // a platform's answer may say more than anybody wants; the standard model may not
+            match path.as_str() {
+                "*" if place.starts_with("north.") => taken.whole = true,
+                "*" => {
+                    let why = "ignore: only answers of a platform may be ignored as a whole".to_owned();
+                    return Err(LoadRulesError::Field { place: place.to_owned(), why });
+                }
+                path => take(&mut taken, &steps(path)),
+            }
         }
         let mut fields = Vec::with_capacity(text.field.len());
         for field in text.field {
@@ -302,13 +320,6 @@ impl Rules {
     }
 
     fn field(&self, text: FieldText) -> Result<Field, String> {
-        let compile = |text: Option<String>| {
-            text.map(|text| match ENVIRONMENT.compile(&text) {
-                Ok(program) => Ok(Expression { text, program }),
-                Err(error) => Err(format!("{text}: {error}")),
-            })
-            .transpose()
-        };
         let origin = |(name, source)| {
             let (path, table) = match source {
                 Source::Path(path) => (path, None),
@@ -321,11 +332,14 @@ impl Rules {
             Some(From::One(path)) => vec![origin(("it".to_owned(), Source::Path(path)))],
             Some(From::Named(sources)) => sources.into_iter().map(origin).collect(),
         };
+        let names: Vec<&str> = from.iter().map(|origin| origin.name.as_str()).collect();
+        let compile = |text: Option<String>| text.map(|text| Expression::compile(text, &names)).transpose();
+        let (value, when) = (compile(text.value)?, compile(text.when)?);
         let field = Field {
             to: steps(&text.to),
             to_text: text.to,
-            value: compile(text.value)?,
-            when: compile(text.when)?,
+            value,
+            when,
             table: text.table,
             required: text.required,
             from,
@@ -339,13 +353,6 @@ impl Rules {
         let mut tables = field.table.iter().chain(field.from.iter().filter_map(|origin| origin.table.as_ref()));
         if let Some(table) = tables.find(|table| !self.tables.contains_key(*table)) {
             return Err(format!("table: there is no [tables.{table}]"));
-        }
-        for expression in field.value.iter().chain(&field.when) {
-            let known =
-                |name: &str| field.from.iter().any(|origin| origin.name == name) || is_bound(&expression.text, name);
-            if let Some(unknown) = expression.program.references().variables().into_iter().find(|name| !known(name)) {
-                return Err(format!("{}: {unknown} is not in `from`", expression.text));
-            }
         }
         Ok(field)
     }
@@ -442,27 +449,19 @@ impl Rules {
         }
         let first = || found.first().and_then(|value| value.as_deref()).cloned().unwrap_or(Value::Null);
         let mut value = if field.value.is_some() || field.when.is_some() {
-            let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-            for (origin, value) in field.from.iter().zip(&found) {
-                let value = value.as_deref().map_or(cel::Value::Null, to_cel);
-                context.add_variable_from_value(origin.name.as_str(), value);
-            }
+            let names = field.from.iter().map(|origin| origin.name.as_str());
+            let values = || names.clone().zip(found.iter().map(|value| value.as_deref().unwrap_or(&Value::Null)));
             let wrong =
                 |why: String| ConvertError::Expression { rules: self.name.clone(), to: field.to_text.clone(), why };
-            let run = |expression: &Expression| {
-                let ran = expression.program.execute(&context);
-                ran.map_err(|error| wrong(format!("{}: {error}", expression.text)))
-            };
             if let Some(when) = &field.when {
-                match run(when)? {
-                    cel::Value::Bool(true) => {}
-                    cel::Value::Bool(false) => return Ok(None),
+                match when.run(values()).map_err(wrong)? {
+                    Value::Bool(true) => {}
+                    Value::Bool(false) => return Ok(None),
                     _ => return Err(wrong(format!("{}: expected true or false", when.text))),
                 }
             }
             match &field.value {
-                Some(value) => from_cel(&run(value)?)
-                    .ok_or_else(|| wrong(format!("{}: its result cannot be written as JSON", value.text)))?,
+                Some(value) => value.run(values()).map_err(wrong)?,
                 None => first(),
             }
         } else {
@@ -473,14 +472,6 @@ impl Rules {
         }
         Ok(Some(value))
     }
-}
-
-/// Whether `name` is what one of CEL's macros calls an element, as in `list.map(name, ...)`.
-fn is_bound(expression: &str, name: &str) -> bool {
-    let dense: String = expression.chars().filter(|c| !c.is_whitespace()).collect();
-    let macros = ["map", "filter", "all", "exists", "exists_one"];
-    // names that the macros themselves make begin with @ or _
-    name.starts_with(['@', '_']) || macros.iter().any(|verb| dense.contains(&format!(".{verb}({name},")))
 }
 
 /// Tables are looked up by text.

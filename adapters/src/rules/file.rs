@@ -24,13 +24,15 @@ pub(super) struct RuleFile {
     /// For these pools only; empty for all.
     #[serde(default)]
     pub(super) pools: Vec<String>,
-    /// Names: standard = platform.
+    /// Names: standard = platform, or several of the platform's that mean the same.
     #[serde(default)]
     pub(super) tables: BTreeMap<String, BTreeMap<String, Value>>,
     #[serde(default)]
     pub(super) south: BTreeMap<String, SectionText>,
     #[serde(default)]
     pub(super) north: BTreeMap<String, SectionText>,
+    /// How requests are made; the grammar is the `rest` backend's.
+    pub(super) http: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
