@@ -229,7 +229,7 @@ impl Adapter for RestAdapter {
         if api.has("health") {
             let soon = Instant::now() + std::time::Duration::from_millis(api.patience.request_ms.min(800));
             match self.runs.ask(&api, "health", &json!({}), soon).await {
-                Ok(Answer::Json(_)) => self.runs.well(),
+                Ok(Answer::Json(_)) => {}
                 Ok(_) => (ready, notes) = (false, [notes, vec!["health: it is not there".to_owned()]].concat()),
                 // being asked to wait is no illness
                 Err(failure) if failure.error.reason.code == ReasonCode::Busy => notes.push(failure.error.to_string()),

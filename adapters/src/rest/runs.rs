@@ -20,6 +20,8 @@ use tokio::time::Instant;
 const KNOWN_MAX: usize = 50_000;
 /// Changes that a slow listener may be behind.
 const EVENTS_KEPT: usize = 65_536;
+/// How long what went wrong is shown.
+const TROUBLE_SHOWN: Duration = Duration::from_secs(60);
 /// Items of one list.
 const ITEMS_MAX: usize = 200_000;
 
@@ -37,8 +39,8 @@ pub(super) struct Runs {
     pub(super) files: Arc<Files>,
     known: Mutex<BTreeMap<RunKey, Known>>,
     events: broadcast::Sender<RunEvent>,
-    /// What an operator should look at.
-    trouble: Mutex<Option<String>>,
+    /// What an operator should look at, and since when.
+    trouble: Mutex<Option<(Instant, String)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -65,7 +67,14 @@ impl Runs {
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        let trouble = lock(&self.trouble);
+        let (since, why) = trouble.as_ref()?;
+        (since.elapsed() < TROUBLE_SHOWN).then(|| why.clone())
+    }
+
+    fn troubled(&self, why: String) {
+        tracing::warn!(why, "the platform is not as it should be");
+        *lock(&self.trouble) = Some((Instant::now(), why));
     }
 
     pub(super) fn deadline(api: &Api) -> Instant {
@@ -164,13 +173,13 @@ impl Runs {
                     return Ok(Some(run));
                 }
                 let why = format!("status: {handle} is asked for and {:?} answered", super::fault::shown(&run.tag));
-                *lock(&self.trouble) = Some(why);
+                self.troubled(why);
             }
         }
         let mut same = self.all(api, key).await?;
         if same.len() > 1 {
             let more = same.split_off(1);
-            *lock(&self.trouble) = Some(format!("{} runs had the tag {tag}: the surplus is cancelled", more.len() + 1));
+            self.troubled(format!("{} runs had the tag {tag}: the surplus is cancelled", more.len() + 1));
             for run in more.iter().filter(|run| run.under_way().is_some()) {
                 let what = json!({ "tag": tag, "handle": run.handle, "grace_ms": 0 });
                 self.ask(api, "cancel", &what, Self::deadline(api)).await?;
@@ -296,15 +305,9 @@ impl Runs {
                 }
                 Err(error) => {
                     failed += 1;
-                    *lock(&self.trouble) = Some(format!("the runs cannot be listed: {error}"));
-                    tracing::warn!(%error, "the runs cannot be listed");
+                    self.troubled(format!("the runs cannot be listed: {error}"));
                 }
             }
         }
-    }
-
-    /// Forgets what went wrong before.
-    pub(super) fn well(&self) {
-        *lock(&self.trouble) = None;
     }
 }
