@@ -346,6 +346,7 @@ impl Adapter for RestAdapter {
             provisions: api.has("provision"),
             streams_inventory: api.has("servers"),
             exclusive: false,
+            by_runner: false,
         }
     }
 
