@@ -2,12 +2,11 @@
 
 mod common;
 
-use adapters::conformance::{self, Behaviour, CaseResult, Options};
-use adapters::fake::{FakeAdapter, FakeScript, SCRIPT_VARIABLE};
+use adapters::conformance::{self, Behaviour, CaseResult, Options, programs};
+use adapters::fake::FakeAdapter;
 use adapters::host::{HostConfig, Limits, PluginHost, PluginSpec, ProgramSpec, Timing};
 use cpi::ids::ContentDigest;
 use cpi::resource::{ChipKind, ChipModel, PoolSpec};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,35 +35,12 @@ fn options(program: impl Fn(&Behaviour) -> conformance::Program + Send + Sync + 
 
 /// Behaviours as shell commands.
 fn real() -> Options {
-    let shell = |script: String| (vec!["sh".to_owned(), "-c".to_owned(), script], BTreeMap::new());
-    options(move |behaviour| match behaviour {
-        Behaviour::Exit(code) => shell(format!("exit {code}")),
-        // a single argument has a limit of 128 KiB
-        Behaviour::Print(text) if text.len() > 100_000 => {
-            let lines = text.lines().count();
-            shell(format!("i=0; while [ $i -lt {lines} ]; do echo \"line $i 数据\"; i=$((i+1)); done"))
-        }
-        Behaviour::Print(text) => (vec!["printf".to_owned(), "%s".to_owned(), text.clone()], BTreeMap::new()),
-        Behaviour::Sleep(ms) => shell(format!("sleep {}.{:03}", ms / 1000, ms % 1000)),
-        Behaviour::Write { path, content } => shell(format!("printf %s '{content}' > '{path}'")),
-    })
+    options(programs::shell)
 }
 
 /// Behaviours as scripts of the fake backend.
 fn played() -> Options {
-    options(|behaviour| {
-        let mut script = FakeScript::default();
-        match behaviour {
-            Behaviour::Exit(code) => script.exit_code = *code,
-            Behaviour::Print(text) => script.stdout.clone_from(text),
-            Behaviour::Sleep(ms) => script.run_ms = *ms,
-            Behaviour::Write { path, content } => {
-                script.files.insert(path.clone(), content.clone());
-            }
-        }
-        let script = serde_json::to_string(&script).expect("a script is plain data");
-        (vec!["played".to_owned()], BTreeMap::from([(SCRIPT_VARIABLE.to_owned(), script)]))
-    })
+    options(programs::played)
 }
 
 fn report(results: &[CaseResult]) {

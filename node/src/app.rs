@@ -15,6 +15,7 @@ pub use trace::start_tracing;
 
 use self::ballast::Ballast;
 use crate::config::NodeConfig;
+use crate::drivers::backends::Plugins;
 use crate::drivers::gossip::GossipDoor;
 use crate::drivers::pending::{PendingDesk, PendingParts, RepairDesk};
 use crate::drivers::placement::{Placement, PlacementParts};
@@ -55,6 +56,7 @@ pub struct Node {
     registry: RegistryHandle,
     http: HttpServer,
     published: Published,
+    plugins: Arc<Plugins>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Held until the process ends: no second process may open this folder.
@@ -190,6 +192,7 @@ impl Node {
         late.digests.set(placement.digests.clone());
         late.bulk.set(placement.bulk.clone());
         late.gossip.set(Arc::new(GossipDoor { digests: placement.digests.clone(), registrations: pending }));
+        let plugins = Arc::clone(&placement.plugins);
         let pools = PoolWatch::default();
         let seen = pools.clone();
         tasks.spawn(pools.run(placement.negotiation.clone(), placement.members.clone(), stop.clone()));
@@ -226,7 +229,7 @@ impl Node {
             %region, member = %membership.member, federation = membership.genesis.name, http = http.url(),
             elapsed_ms = began.elapsed().as_millis() as u64, "the node is up"
         );
-        Ok(Self { config, mesh, registry, http, published, stop, tasks, _folder: folder })
+        Ok(Self { config, mesh, registry, http, published, plugins, stop, tasks, _folder: folder })
     }
 
     /// Where the HTTP interface is.
@@ -242,6 +245,7 @@ impl Node {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.plugins.host().stop().await;
         self.registry.shutdown().await;
         self.mesh.stop().await;
         tracing::info!(elapsed_ms = began.elapsed().as_millis() as u64, "the node has stopped");
@@ -326,6 +330,7 @@ fn announced(config: &NodeConfig, listening: &[String]) -> Vec<String> {
 }
 
 fn publish(config: &NodeConfig, http: &HttpServer, mesh: &MeshHandle) -> anyhow::Result<Published> {
+    let (vault, vault_key) = config.vault_files();
     let file = NodeFile {
         region: config.region.name.to_string(),
         pid: std::process::id(),
@@ -335,6 +340,8 @@ fn publish(config: &NodeConfig, http: &HttpServer, mesh: &MeshHandle) -> anyhow:
         ca_file: config.http.tls().then(|| config.http.tls_cert.clone()),
         mesh: mesh.listening(),
         data_dir: std::path::absolute(&config.data.dir)?,
+        vault: std::path::absolute(vault)?,
+        vault_key: std::path::absolute(vault_key)?,
     };
     file.publish().context("writing node.json")
 }

@@ -26,7 +26,7 @@ const CITIES: [&str; 7] = ["G110100", "G210200", "G330700", "G440100", "G310100"
 pub struct RingOptions {
     /// How many nodes.
     pub nodes: usize,
-    /// The backend of the pools: `local` or `fake`.
+    /// The backend of the pools: `local`, `fake`, or a plugin that `extra` names.
     pub backend: &'static str,
     /// Servers in each node's pool, each with 8 cores.
     pub servers: u32,
@@ -34,7 +34,7 @@ pub struct RingOptions {
     pub disk_mib: Option<u32>,
     /// Whether the first node's servers have no chips: what needs one must run elsewhere.
     pub first_without_chips: bool,
-    /// More configuration: whole sections or keys of sections that are not set here.
+    /// More configuration: whole sections or keys of sections that are not set here. `{dir}` stands for the data folder.
     pub extra: String,
     /// The same for each node alone, by its place.
     pub each: Vec<String>,
@@ -306,7 +306,8 @@ fn config_text(at: usize, dir: &Path, options: &RingOptions) -> anyhow::Result<S
     let chips = !(options.first_without_chips && at == 0);
     let chip = if chips { "chip = { model = \"NVH800S80\", kind = \"GPU\" }" } else { "" };
     let chip_milli = if chips { 8000 } else { 0 };
-    let own = each.get(at).map_or("", String::as_str);
+    let own = each.get(at).map_or("", String::as_str).replace("{dir}", &dir.display().to_string());
+    let extra = extra.replace("{dir}", &dir.display().to_string());
     Ok(format!(
         r#"{extra}
 {own}

@@ -5,6 +5,7 @@
 
 mod chips;
 mod machines;
+pub mod programs;
 pub mod results;
 mod runs;
 

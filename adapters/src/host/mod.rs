@@ -28,8 +28,8 @@ mod view;
 
 pub use config::{Limits, PluginSpec, ProgramSpec, Timing};
 pub use discover::{FoundPlugin, discover};
-pub use plugins::{AddPluginError, HostConfig, PluginHost, UnknownPlugin};
-pub use remote::PluginAdapter;
+pub use plugins::{AddPluginError, HostConfig, PLUGINS_MAX, PluginHost, UnknownPlugin, is_name};
+pub use remote::{NOT_STARTED, PluginAdapter};
 pub use unit::SwapError;
 pub use view::{InstanceView, PluginState, PluginView};
 

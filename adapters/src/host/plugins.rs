@@ -20,9 +20,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The most plugins of one node.
-const PLUGINS_MAX: usize = 64;
+pub const PLUGINS_MAX: usize = 64;
 /// Runs of one plugin that wait to be cancelled again; more of them are seen at the next listing.
 const REVENANTS_MAX: usize = 256;
+
+/// Whether a plugin may be called so.
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=32).contains(&name.len()) && name.chars().all(good)
+}
 
 /// What the host is given.
 pub struct HostConfig {
@@ -130,10 +136,9 @@ impl PluginHost {
     /// # Errors
     /// [`AddPluginError`].
     pub fn add(&self, spec: PluginSpec, pools: Vec<PoolSpec>) -> Result<PluginAdapter, AddPluginError> {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let mut units = lock(&self.units);
         let name = spec.name.clone();
-        if name.is_empty() || name.len() > 32 || !name.chars().all(good) || units.contains_key(&name) {
+        if !is_name(&name) || units.contains_key(&name) {
             return Err(AddPluginError::Name { name: name.chars().take(64).collect() });
         }
         let wrong = |field, expected| AddPluginError::Field { name: name.clone(), field, expected };
@@ -174,6 +179,23 @@ impl PluginHost {
         Ok(adapter)
     }
 
+    /// Takes a plugin away and waits until its processes are gone. What it started on its platform goes on.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`].
+    pub async fn remove(&self, name: &str) -> Result<(), UnknownPlugin> {
+        let unit = lock(&self.units).remove(name).ok_or_else(|| UnknownPlugin { name: name.to_owned() })?;
+        unit.end().await;
+        Ok(())
+    }
+
+    /// Ends all plugins and waits until their processes are gone. What they started on their platforms goes on.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let units: Vec<Arc<Unit>> = std::mem::take(&mut *lock(&self.units)).into_values().collect();
+        futures::future::join_all(units.iter().map(|unit| unit.end())).await;
+    }
+
     fn unit(&self, name: &str) -> Result<Arc<Unit>, UnknownPlugin> {
         lock(&self.units).get(name).cloned().ok_or_else(|| UnknownPlugin { name: name.to_owned() })
     }
@@ -193,6 +215,18 @@ impl PluginHost {
     pub async fn start(&self, name: &str) -> Result<(), String> {
         let unit = self.unit(name).map_err(|error| error.to_string())?;
         unit.take(None).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Starts a plugin in the background, unless it was.
+    pub fn want(&self, name: &str) {
+        if let Ok(unit) = self.unit(name) {
+            unit.want();
+        }
+    }
+
+    /// Whether each plugin works now, or what is wrong. Asks none.
+    pub fn standing(&self) -> BTreeMap<String, Result<(), String>> {
+        lock(&self.units).iter().map(|(name, unit)| (name.clone(), unit.standing())).collect()
     }
 
     /// All plugins.

@@ -35,6 +35,8 @@ const GONE_WITHIN: Duration = Duration::from_millis(500);
 const SECRETS_BYTES_MAX: usize = 8 << 10;
 /// How long beyond the grace a connected runner may take to end its command before its platform is asked to.
 const RUNNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// The version in the description of a plugin that was never up.
+pub const NOT_STARTED: &str = "not started yet";
 /// Pieces of an inventory under way.
 const INVENTORY_QUEUE: usize = 64;
 /// Servers and volumes that one plugin may tell.
@@ -207,7 +209,7 @@ impl Adapter for PluginAdapter {
         self.unit.about().map_or_else(
             || AdapterDescription {
                 backend: self.unit.spec().name.clone(),
-                version: "not started yet".to_owned(),
+                version: NOT_STARTED.to_owned(),
                 runs_commands: false,
                 runs_images: false,
                 stops_on_lapse: false,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, RwLock, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Changes that a slow subscriber may lag behind before it has to ask for the list.
@@ -73,6 +74,8 @@ pub(super) struct Unit {
     turn: AtomicUsize,
     numbers: AtomicU64,
     state: Mutex<State>,
+    /// The keepers.
+    tasks: TaskTracker,
 }
 
 impl Unit {
@@ -93,6 +96,7 @@ impl Unit {
             turn: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
             state: Mutex::new(state),
+            tasks: TaskTracker::new(),
         })
     }
 
@@ -106,8 +110,15 @@ impl Unit {
         for slot in 0..replicas {
             let (sender, receiver) = mpsc::channel(1);
             handovers.push(sender);
-            tokio::spawn(keeper::keep(Arc::clone(self), slot, receiver));
+            self.tasks.spawn(keeper::keep(Arc::clone(self), slot, receiver));
         }
+    }
+
+    /// Ends its processes and waits until they are gone.
+    pub(super) async fn end(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     pub(super) fn next_number(&self) -> u64 {
@@ -205,6 +216,9 @@ impl Unit {
         self: &Arc<Self>,
         not: Option<u64>,
     ) -> Result<(Arc<Instance>, TaskTrackerToken), AdapterError> {
+        if self.stop.is_cancelled() {
+            return Err(self.down("it was stopped"));
+        }
         self.want();
         let deadline = tokio::time::Instant::now() + Duration::from_millis(self.timing.wait_ms);
         let mut live = self.live.subscribe();
@@ -329,6 +343,24 @@ impl Unit {
 
     pub(super) fn spec(&self) -> &PluginSpec {
         &self.setting.spec
+    }
+
+    /// Whether a process of it takes calls and said at its last heartbeat that it is ready.
+    pub(super) fn standing(&self) -> Result<(), String> {
+        let live = self.live();
+        let mut up = live.iter().filter(|instance| !instance.is_gone()).peekable();
+        if up.peek().is_none() {
+            return Err(self.trouble().unwrap_or_else(|| "it is being started".to_owned()));
+        }
+        let mut notes = Vec::new();
+        for instance in up {
+            let health = instance.health();
+            if health.ready && instance.is_steady() {
+                return Ok(());
+            }
+            notes.extend(health.notes);
+        }
+        Err(if notes.is_empty() { "it does not answer".to_owned() } else { notes.join("; ") })
     }
 
     /// Why it does not work, where it does not.

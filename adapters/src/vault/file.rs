@@ -16,9 +16,10 @@ const MAGIC: &[u8; 8] = b"CWVAULT1";
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 /// The largest vault that is read, and so the largest that is written.
-const FILE_BYTES_MAX: u64 = 4 << 20;
-/// The longest secret: a kubeconfig or a certificate chain fits.
-const SECRET_BYTES_MAX: usize = 64 << 10;
+const FILE_BYTES_MAX: u64 = if cfg!(test) { 256 << 10 } else { 4 << 20 };
+/// The longest secret: what one call of a plugin carries in all. A token or a client certificate with its key fits; of a
+/// kubeconfig, take the parts.
+pub const SECRET_BYTES_MAX: usize = 8 << 10;
 const NAME_BYTES_MAX: usize = 128;
 
 /// Why a vault cannot be opened.
@@ -65,7 +66,7 @@ pub enum WriteVaultError {
         name: String,
     },
     /// Too long a secret.
-    #[error("the secret has {bytes} bytes: expected 1 to {SECRET_BYTES_MAX}")]
+    #[error("the secret has {bytes} bytes: expected 1 to {SECRET_BYTES_MAX}, as much as one call of a plugin carries")]
     Length {
         /// What was given.
         bytes: usize,
@@ -76,6 +77,9 @@ pub enum WriteVaultError {
         /// The file's size with the change.
         bytes: usize,
     },
+    /// Another process changed the vault to something that this one cannot read.
+    #[error(transparent)]
+    Open(#[from] OpenVaultError),
     /// The disk.
     #[error("the vault {path} cannot be written")]
     File {
@@ -87,12 +91,31 @@ pub enum WriteVaultError {
     },
 }
 
-/// An open vault. Secrets are looked up each time, so that a new one is used with the next call.
+/// Whether a secret may be called so.
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(good)
+}
+
+/// An open vault. Secrets are looked up each time, and the file is read again when another process replaced it, so that a
+/// new secret is used with the next call.
 pub struct Vault {
     path: PathBuf,
+    /// Held by whoever changes the vault.
+    key_path: PathBuf,
     cipher: XChaCha20Poly1305,
-    secrets: Mutex<BTreeMap<String, Secret>>,
+    held: Mutex<Held>,
 }
+
+/// What was read, and of which file.
+#[derive(Default)]
+struct Held {
+    secrets: BTreeMap<String, Secret>,
+    of: Option<FileMark>,
+}
+
+/// Tells a file from the one that replaced it: inode, seconds and nanoseconds of its change, length.
+type FileMark = (u64, i64, i64, u64);
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,25 +142,18 @@ impl Vault {
             read => read?,
         };
         let cipher = XChaCha20Poly1305::new(Key::from_slice(&*key));
-        let secrets = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            opened => {
-                let mut sealed = Vec::new();
-                opened.and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut sealed)).map_err(in_file(path))?;
-                unseal(&cipher, &sealed).ok_or_else(|| OpenVaultError::Sealed { path: path.to_owned() })?
-            }
-        };
-        Ok(Self { path: path.to_owned(), cipher, secrets: Mutex::new(secrets) })
+        let held = read(path, &cipher)?;
+        Ok(Self { path: path.to_owned(), key_path: key_path.to_owned(), cipher, held: Mutex::new(held) })
     }
 
     /// The secret `name`.
     pub fn get(&self, name: &str) -> Option<Secret> {
-        self.lock().get(name).cloned()
+        self.lock().secrets.get(name).cloned()
     }
 
     /// The names of all secrets.
     pub fn names(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.lock().secrets.keys().cloned().collect()
     }
 
     /// Puts a secret in, in place of what had its name.
@@ -145,8 +161,7 @@ impl Vault {
     /// # Errors
     /// [`WriteVaultError`]; the vault is as before then.
     pub fn put(&self, name: &str, secret: Secret) -> Result<(), WriteVaultError> {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(good) {
+        if !is_name(name) {
             return Err(WriteVaultError::Name { name: name.chars().take(NAME_BYTES_MAX).collect() });
         }
         let bytes = secret.expose().len();
@@ -158,32 +173,74 @@ impl Vault {
         })
     }
 
-    /// Takes a secret out.
+    /// Takes a secret out; false if there was none.
     ///
     /// # Errors
     /// [`WriteVaultError`]; the vault is as before then.
-    pub fn remove(&self, name: &str) -> Result<(), WriteVaultError> {
-        self.change(|secrets| {
-            secrets.remove(name);
-        })
+    pub fn remove(&self, name: &str) -> Result<bool, WriteVaultError> {
+        let mut there = false;
+        self.change(|secrets| there = secrets.remove(name).is_some())?;
+        Ok(there)
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Secret>)) -> Result<(), WriteVaultError> {
-        let mut secrets = self.lock();
-        let mut changed = secrets.clone();
+        let in_file = |source| WriteVaultError::File { path: self.path.clone(), source };
+        // whoever else changes it, in this process or another, waits
+        let key = File::open(&self.key_path).map_err(in_file)?;
+        key.lock().map_err(in_file)?;
+        let mut held = self.lock_as_it_is();
+        if mark(&self.path) != held.of {
+            *held = read(&self.path, &self.cipher)?;
+        }
+        let mut changed = held.secrets.clone();
         change(&mut changed);
         let sealed = seal(&self.cipher, &changed);
         if sealed.len() as u64 > FILE_BYTES_MAX {
             return Err(WriteVaultError::Full { bytes: sealed.len() });
         }
-        replace(&self.path, &sealed).map_err(|source| WriteVaultError::File { path: self.path.clone(), source })?;
-        *secrets = changed;
+        replace(&self.path, &sealed).map_err(in_file)?;
+        *held = Held { secrets: changed, of: mark(&self.path) };
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Secret>> {
-        self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// What the vault has now.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        let mut held = self.lock_as_it_is();
+        let now = mark(&self.path);
+        if now != held.of {
+            match read(&self.path, &self.cipher) {
+                Ok(newer) => *held = newer,
+                Err(error) => {
+                    tracing::error!(%error, "the vault was changed and cannot be read: what it had before is used on");
+                    held.of = now;
+                }
+            }
+        }
+        held
     }
+
+    fn lock_as_it_is(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn mark(path: &Path) -> Option<FileMark> {
+    let about = path.metadata().ok()?;
+    Some((about.ino(), about.mtime(), about.mtime_nsec(), about.size()))
+}
+
+fn read(path: &Path, cipher: &XChaCha20Poly1305) -> Result<Held, OpenVaultError> {
+    let of = mark(path);
+    let in_file = |source| OpenVaultError::File { path: path.to_owned(), source };
+    let secrets = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        opened => {
+            let mut sealed = Vec::new();
+            opened.and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut sealed)).map_err(in_file)?;
+            unseal(cipher, &sealed).ok_or_else(|| OpenVaultError::Sealed { path: path.to_owned() })?
+        }
+    };
+    Ok(Held { secrets, of })
 }
 
 fn read_key(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, OpenVaultError> {
@@ -281,6 +338,25 @@ mod tests {
         assert_eq!(vault.get("slurm/token").unwrap().expose(), b"rotated");
         vault.remove("slurm/token").unwrap();
         assert_eq!(Vault::open(&path, &key).unwrap().names(), ["other"]);
+    }
+
+    #[test]
+    fn what_another_process_puts_in_is_used_and_nobody_overwrites_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = (dir.path().join("vault"), dir.path().join("vault.key"));
+        let (node, command) = (Vault::open(&path, &key).unwrap(), Vault::open(&path, &key).unwrap());
+        assert!(node.get("token").is_none());
+        command.put("token", Secret::new(b"1".to_vec())).unwrap();
+        assert_eq!(node.get("token").unwrap().expose(), b"1");
+        node.put("other", Secret::new(b"2".to_vec())).unwrap();
+        command.put("token", Secret::new(b"3".to_vec())).unwrap();
+        assert_eq!((node.get("token").unwrap().expose(), node.names().len()), (&b"3"[..], 2));
+        assert!(command.remove("token").unwrap() && !command.remove("token").unwrap());
+        assert_eq!(node.names(), ["other"]);
+        // what cannot be read is not taken for an empty vault
+        std::fs::write(&path, "torn").unwrap();
+        assert_eq!(node.names(), ["other"]);
+        command.put("more", Secret::new(b"4".to_vec())).unwrap_err();
     }
 
     #[test]

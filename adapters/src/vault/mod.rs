@@ -6,5 +6,5 @@
 mod file;
 mod secret;
 
-pub use file::{OpenVaultError, Vault, WriteVaultError};
+pub use file::{OpenVaultError, SECRET_BYTES_MAX, Vault, WriteVaultError, is_name};
 pub use secret::Secret;

@@ -145,6 +145,13 @@ pub enum Input {
         /// Whether it is closed.
         cordoned: bool,
     },
+    /// The backend of a pool of this region does not answer (or does again).
+    PoolDown {
+        /// The pool.
+        pool: String,
+        /// What is wrong; `None` where it works.
+        why: Option<String>,
+    },
     /// This region takes no new work (or does again).
     Draining(bool),
     /// The executor reports.

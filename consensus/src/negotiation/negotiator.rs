@@ -99,6 +99,7 @@ impl Negotiator {
             Input::Dictionary(dictionary) => origin.directory_mut().set_dictionary(dictionary),
             Input::Pools(pools) => provider.set_pools(pools),
             Input::Cordon { pool, cordoned } => provider.cordon(&pool, cordoned),
+            Input::PoolDown { pool, why } => provider.set_down(pool, why),
             Input::Draining(draining) => provider.set_draining(draining),
             Input::Run(attempt, notice) => provider.run(now, attempt, notice, out),
             Input::Fetched { attempt, result } => origin.fetched(now, attempt, result, out),

@@ -5,7 +5,7 @@ use crate::drivers::pending::PendingDesk;
 use crate::drivers::raft::MeshTransport;
 use crate::drivers::registry::LiveRegistry;
 use crate::drivers::roster::Members;
-use crate::http::glue::Adapters;
+use crate::http::adapter_glue::Adapters;
 use crate::http::{Check, ReadinessCheck};
 use crate::identity::Signer;
 use crate::join::{Membership, RosterSeed};
@@ -190,10 +190,8 @@ pub(super) async fn watch_adapters(metrics: Arc<Metrics>, adapters: Arc<Adapters
             () = stop.cancelled() => return,
             _ = timer.tick() => {}
         }
-        for adapter in &adapters.adapters {
-            let backend = adapter.describe().backend;
-            let labels = AdapterBackend { adapter: backend.clone(), backend };
-            let ready = adapter.health().await.ready;
+        for (name, backend, ready) in adapters.standing().await {
+            let labels = AdapterBackend { adapter: name, backend };
             metrics.adapter_up.get_or_create(&labels).set(i64::from(ready));
         }
     }

@@ -127,6 +127,8 @@ mod tests {
             ca_file: None,
             mesh: Vec::new(),
             data_dir: folder.to_owned(),
+            vault: folder.join("vault"),
+            vault_key: folder.join("vault.key"),
         }
     }
 

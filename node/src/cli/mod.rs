@@ -4,6 +4,7 @@
 //! API as it is: `-o json` prints the API's answer, tables pick columns of it.
 
 mod adapter;
+mod adapter_convert;
 mod client;
 mod completion;
 mod config;
@@ -23,6 +24,7 @@ mod task;
 mod task_files;
 mod task_follow;
 mod task_show;
+mod vault;
 #[cfg(test)]
 mod tests;
 
@@ -117,9 +119,12 @@ enum Command {
     /// This region as a whole: cordon, uncordon, drain.
     #[command(subcommand)]
     Region(region::RegionCommand),
-    /// Adapters, the backends behind the pools.
+    /// Adapters, the backends behind the pools: plugins, their versions, logs, tests and rules.
     #[command(subcommand)]
     Adapter(adapter::AdapterCommand),
+    /// The credentials of plugins, sealed on the node's disk.
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
     /// Tasks: validate, plan, run, follow, cancel, fetch results.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -227,6 +232,7 @@ fn perform(command: Command, context: &Context) -> Result<Exit, CliError> {
         Command::Init(arguments) => daemon::init(&arguments, context),
         Command::Member(member::MemberCommand::Join(arguments)) => daemon::join(&arguments, context),
         Command::Config(command) => config::run(command, context),
+        Command::Vault(command) => vault::run(command, context),
         Command::Completion(arguments) => completion::run(&arguments),
         Command::Id(command) => block_on(id::run(command, context)),
         Command::Dict(command) => block_on(dict::run(command, context)),

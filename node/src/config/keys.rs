@@ -2,7 +2,7 @@
 
 use super::section::{KeyDoc, Section};
 use super::{
-    ArtifactsConfig, DataConfig, FakeConfig, HttpConfig, LocalConfig, LogConfig, MeshConfig, NegotiationSection,
+    ArtifactsConfig, DataConfig, FakeConfig, HostSection, HttpConfig, LocalConfig, LogConfig, MeshConfig, NegotiationSection,
     NodeSection, RegionConfig, RegistryConfig,
 };
 use cpi::resource::PoolSpec;
@@ -35,7 +35,12 @@ const fn doc_of<S: Section>(name: &'static str) -> SectionDoc {
     SectionDoc { name, doc: S::DOC, keys: S::KEYS }
 }
 
-/// All sections in the order of the reference; `[[pools]]` follows them.
+/// The keys of one `[[adapters.plugin]]`, and of its `limits`.
+pub const PLUGIN_KEYS: &[&str] =
+    &["name", "path", "args", "sha256", "config", "credentials", "replicas", "limits"];
+pub const LIMIT_KEYS: &[&str] = &["memory_bytes", "cpu_milli", "files"];
+
+/// All sections in the order of the reference; `[[adapters.plugin]]` and `[[pools]]` follow them.
 pub const SECTIONS: &[SectionDoc] = &[
     doc_of::<RegionConfig>("region"),
     doc_of::<NodeSection>("node"),
@@ -46,6 +51,7 @@ pub const SECTIONS: &[SectionDoc] = &[
     doc_of::<NegotiationSection>("negotiation"),
     doc_of::<LocalConfig>("adapters.local"),
     doc_of::<FakeConfig>("adapters.fake"),
+    doc_of::<HostSection>("adapters.host"),
     doc_of::<ArtifactsConfig>("artifacts"),
     doc_of::<LogConfig>("log"),
 ];
@@ -65,6 +71,13 @@ impl KeyTree {
                     }
                 }
             }
+        }
+        if let Some(Self::Table(adapters)) = root.get_mut("adapters") {
+            let limits = LIMIT_KEYS.iter().map(|key| ((*key).to_owned(), Self::Leaf)).collect();
+            let mut plugin: BTreeMap<String, Self> =
+                PLUGIN_KEYS.iter().map(|key| ((*key).to_owned(), Self::Leaf)).collect();
+            plugin.insert("limits".to_owned(), Self::Table(limits));
+            adapters.insert("plugin".to_owned(), Self::List(Box::new(Self::Table(plugin))));
         }
         let schema = schemars::schema_for!(PoolSpec).to_value();
         root.insert("pools".to_owned(), Self::List(Box::new(Self::of_schema(&schema, &schema))));

@@ -18,9 +18,10 @@ pub use error::{ConfigError, ConfigProblem};
 pub use load::{ConfigInput, ConfigLoader, LoadedConfig};
 pub use print::{Detail, print};
 pub use section::{KeyDoc, Section};
+pub(crate) use validate::validate;
 pub use sections::{
-    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, FakeConfig, HttpConfig, Isolation, LocalConfig, LogConfig,
-    LogFormat, MeshConfig, NegotiationSection, NodeSection, RegionConfig, RegistryConfig,
+    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, FakeConfig, HostSection, HttpConfig, Isolation, LocalConfig,
+    LogConfig, LogFormat, MeshConfig, NegotiationSection, NodeSection, PluginSection, RegionConfig, RegistryConfig,
 };
 
 use cpi::resource::PoolSpec;
@@ -84,6 +85,18 @@ impl NodeConfig {
     /// The folder of artifacts.
     pub fn artifacts_dir(&self) -> PathBuf {
         self.data.dir.join("artifacts")
+    }
+
+    /// The plugins' folder: copies of their programs, and their logs.
+    pub fn plugins_dir(&self) -> PathBuf {
+        self.data.dir.join("plugins")
+    }
+
+    /// The vault, and the file of its key.
+    pub fn vault_files(&self) -> (PathBuf, PathBuf) {
+        let host = &self.adapters.host;
+        let or = |set: &PathBuf, other: PathBuf| if set.as_os_str().is_empty() { other } else { set.clone() };
+        (or(&host.vault, self.data.dir.join("vault")), or(&host.vault_key, self.keys_dir().join("vault.key")))
     }
 
     /// The folder of runs.

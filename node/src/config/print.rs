@@ -26,16 +26,34 @@ const HEAD: &str = "\
 # All keys are read at start; a change needs a restart, which runs survive.
 ";
 
+const PLUGIN_HEAD: &str = "\
+# Plugins: one [[adapters.plugin]] for each backend in a process of its own. A pool names it in `backend`. A plugin that is
+# down does not stop the node: its pools answer `adapter_down` until it comes.
+";
+
+const PLUGIN_EXAMPLE: &str = r#"
+[[adapters.plugin]]
+name = "slurm-east"                    # what pools call it: 1 to 32 of a-z, 0-9 and hyphens, not `local` or `fake`
+path = "/usr/lib/causeway/causeway-adapter-slurm"  # its program; absent: the one of this name in adapters.host.plugins_dir
+args = []                              # its arguments; no secrets, every process of the machine can read them
+sha256 = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # `sha256sum FILE`; others are not run
+credentials = ["slurm-east/token"]     # names of the vault's secrets that its calls carry; in all at most 8 KiB
+replicas = 1                           # processes that share the calls, 1 to 8
+limits = { memory_bytes = 268435456, cpu_milli = 2000, files = 1024 }  # of each process; 0 for no limit
+config = { }                           # its own configuration; `causeway adapter show` prints its schema
+"#;
+
 const POOL_HEAD: &str = "\
 # What this region shares: one [[pools]] for each pool, with the classes of equal servers in it. A pool without a
-# scheduler of its own is filled by the node. The chips of a `local` pool are declared here and shown as declared.
+# scheduler of its own is filled by the node. The chips of a `local` pool are declared here and shown as declared. A pool
+# of a plugin may have `classes = []`: the plugin tells them.
 # Amounts: thousandths of a core and of a chip, bytes, millionths of the currency's main unit per hour.
 ";
 
 const POOL_EXAMPLE: &str = r#"
 [[pools]]
 name = "general"                       # unique in the region
-backend = "local"                      # the adapter that drives it
+backend = "local"                      # the adapter that drives it: `local`, `fake`, or the name of a plugin
 class = "GC"                           # GC general, IC intelligent, SC supercomputing, EC edge, HC hybrid
 identifiers = []                       # identifiers that describe it; filters and prefixes match them
 firmness = "held"                      # held | reserved | estimate
@@ -84,8 +102,43 @@ pub fn print(loaded: &LoadedConfig, detail: Detail) -> String {
             }
         }
     }
+    plugins(&mut out, loaded, detail);
     pools(&mut out, loaded, detail);
     out
+}
+
+/// An example, as comments.
+fn example(out: &mut String, text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(out, "{}", if line.is_empty() { "#".to_owned() } else { format!("# {line}") });
+    }
+}
+
+fn plugins(out: &mut String, loaded: &LoadedConfig, detail: Detail) {
+    #[derive(Serialize)]
+    struct Adapters<'a> {
+        plugin: &'a [super::PluginSection],
+    }
+    #[derive(Serialize)]
+    struct Plugins<'a> {
+        adapters: Adapters<'a>,
+    }
+    let plugin = &loaded.config.adapters.plugin;
+    if plugin.is_empty() && detail != Detail::Documented {
+        return;
+    }
+    out.push('\n');
+    if detail == Detail::Documented {
+        out.push_str(PLUGIN_HEAD);
+    }
+    if plugin.is_empty() {
+        return example(out, PLUGIN_EXAMPLE);
+    }
+    if detail == Detail::Sources {
+        let _ = writeln!(out, "# adapters.plugin: {}", loaded.source_of("adapters.plugin"));
+    }
+    let text = toml::to_string(&Plugins { adapters: Adapters { plugin } });
+    out.push_str(&text.expect("a plugin's entry came from TOML"));
 }
 
 fn pools(out: &mut String, loaded: &LoadedConfig, detail: Detail) {
@@ -100,9 +153,7 @@ fn pools(out: &mut String, loaded: &LoadedConfig, detail: Detail) {
     }
     if pools.is_empty() {
         if detail == Detail::Documented {
-            for line in POOL_EXAMPLE.lines() {
-                let _ = writeln!(out, "{}", if line.is_empty() { "#".to_owned() } else { format!("# {line}") });
-            }
+            example(out, POOL_EXAMPLE);
         }
         return;
     }

@@ -3,7 +3,8 @@
 //! The texts here are the reference: `causeway config print` writes them into `configs/node.toml`.
 
 use super::section::section;
-use cpi::ids::RegionName;
+use adapters::host::Limits;
+use cpi::ids::{ContentDigest, RegionName};
 use cpi::resource::RegionPlace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -248,6 +249,49 @@ section! {
     }
 }
 
+section! {
+    /// What runs plugins: backends in processes of their own, named by `[[adapters.plugin]]` below. See docs/adapters.md.
+    pub struct HostSection {
+        /// A folder with plugins, each in a folder of its own with a `plugin.toml`. An entry of `[[adapters.plugin]]` without
+        /// `path` takes its program from here. Empty: none.
+        pub plugins_dir: PathBuf = PathBuf::new(),
+        /// The file with the plugins' credentials, sealed. `causeway vault put` fills it, also while the node runs. Empty:
+        /// `vault` in `data.dir`.
+        pub vault: PathBuf = PathBuf::new(),
+        /// The key that seals it, readable by its owner only; made with the first secret. Empty: `keys/vault.key` in
+        /// `data.dir`. On another disk, a stolen data folder has no credentials.
+        pub vault_key: PathBuf = PathBuf::new(),
+        /// Milliseconds from the start of a plugin's process until it must be healthy, 100 to 600000.
+        pub start_ms: u64 = 10_000,
+        /// Milliseconds for one call, 100 to 600000.
+        pub call_ms: u64 = 10_000,
+        /// Milliseconds that a call waits for a plugin that is being started or replaced, 100 to 60000.
+        pub wait_ms: u64 = 5_000,
+        /// Milliseconds between two heartbeats, 100 to 60000. One that is late by as much again counts as missed.
+        pub heartbeat_ms: u64 = 1_000,
+        /// Heartbeats in a row that may be missed before a process is replaced, 1 to 100.
+        pub heartbeats_missed_max: u32 = 3,
+        /// Milliseconds before the first restart, 10 to 60000; it doubles with each, with jitter.
+        pub backoff_ms_min: u64 = 200,
+        /// Milliseconds before a restart at most, 100 to 3600000.
+        pub backoff_ms_max: u64 = 30_000,
+        /// Failures within `flap_window_ms` after which a plugin is quarantined, 1 to 1000.
+        pub flaps_max: u32 = 5,
+        /// See `flaps_max`; milliseconds, 1000 to 3600000.
+        pub flap_window_ms: u64 = 60_000,
+        /// Milliseconds that a quarantine lasts, 1000 to 86400000; `adapter reset` and `adapter swap` end it.
+        pub quarantine_ms: u64 = 600_000,
+        /// Milliseconds that an old process may take to finish its calls in a swap, 100 to 600000.
+        pub drain_ms: u64 = 30_000,
+        /// Milliseconds after a swap within which a failure brings the old version back, 0 to 3600000.
+        pub probation_ms: u64 = 30_000,
+        /// Changes of runs that a plugin may send in one second before it is replaced, 10 to 1000000.
+        pub events_per_second_max: u32 = 20_000,
+        /// Milliseconds between two looks at what a plugin's pools have, 500 to 600000.
+        pub inventory_ms: u64 = 5_000,
+    }
+}
+
 /// The backends.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -256,6 +300,42 @@ pub struct AdaptersConfig {
     pub local: LocalConfig,
     /// Scripted runs.
     pub fake: FakeConfig,
+    /// What runs plugins.
+    pub host: HostSection,
+    /// The plugins.
+    pub plugin: Vec<PluginSection>,
+}
+
+/// A plugin, as `[[adapters.plugin]]` names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSection {
+    /// What pools call it in `backend`.
+    pub name: String,
+    /// Its program; absent: the one of this name in `adapters.host.plugins_dir`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The program's arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// What the program must hash to.
+    pub sha256: ContentDigest,
+    /// Its own configuration.
+    #[serde(default)]
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Names of the vault's secrets that its calls carry.
+    #[serde(default)]
+    pub credentials: Vec<String>,
+    /// How many processes share the calls.
+    #[serde(default = "one_replica")]
+    pub replicas: u8,
+    /// What each process may use.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn one_replica() -> u8 {
+    1
 }
 
 section! {

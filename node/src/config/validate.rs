@@ -15,6 +15,7 @@ pub fn validate(config: &NodeConfig) -> Vec<ConfigProblem> {
     check.mesh(config);
     check.ranges(config);
     check.together(config);
+    check.plugins(config);
     check.pools(config);
     check.problems
 }
@@ -192,8 +193,64 @@ impl Check {
         }
     }
 
+    fn plugins(&mut self, config: &NodeConfig) {
+        let host = &config.adapters.host;
+        let mut range = |key: &str, value: u64, range| self.range(&format!("adapters.host.{key}"), value, range);
+        range("start_ms", host.start_ms, 100..=600_000);
+        range("call_ms", host.call_ms, 100..=600_000);
+        range("wait_ms", host.wait_ms, 100..=60_000);
+        range("heartbeat_ms", host.heartbeat_ms, 100..=60_000);
+        range("heartbeats_missed_max", host.heartbeats_missed_max.into(), 1..=100);
+        range("backoff_ms_min", host.backoff_ms_min, 10..=60_000);
+        range("backoff_ms_max", host.backoff_ms_max, 100..=3_600_000);
+        range("flaps_max", host.flaps_max.into(), 1..=1_000);
+        range("flap_window_ms", host.flap_window_ms, 1_000..=3_600_000);
+        range("quarantine_ms", host.quarantine_ms, 1_000..=86_400_000);
+        range("drain_ms", host.drain_ms, 100..=600_000);
+        range("probation_ms", host.probation_ms, 0..=3_600_000);
+        range("events_per_second_max", host.events_per_second_max.into(), 10..=1_000_000);
+        range("inventory_ms", host.inventory_ms, 500..=600_000);
+        if host.backoff_ms_max < host.backoff_ms_min {
+            self.refuse("adapters.host.backoff_ms_max", "must not be less than `adapters.host.backoff_ms_min`", None);
+        }
+        let mut names = BTreeSet::new();
+        if config.adapters.plugin.len() > adapters::host::PLUGINS_MAX {
+            let message = format!("a node has at most {} plugins", adapters::host::PLUGINS_MAX);
+            self.refuse("adapters.plugin", message, None);
+        }
+        for (at, plugin) in config.adapters.plugin.iter().enumerate() {
+            let key = |field: &str| format!("adapters.plugin.{at}.{field}");
+            if !adapters::host::is_name(&plugin.name) || matches!(plugin.name.as_str(), "local" | "fake") {
+                let expected = "1 to 32 lower-case letters, digits and hyphens, and not `local` or `fake`";
+                self.refuse(&key("name"), format!("{:?} is no name of a plugin: expected {expected}", plugin.name), None);
+            }
+            if !names.insert(&plugin.name) {
+                self.refuse(&key("name"), format!("there are two plugins {:?}", plugin.name), None);
+            }
+            self.range(&key("replicas"), plugin.replicas, 1..=8);
+            match &plugin.path {
+                Some(path) if !path.is_absolute() => {
+                    self.refuse(&key("path"), format!("{} is no absolute path", path.display()), None);
+                }
+                None if host.plugins_dir.as_os_str().is_empty() => {
+                    let hint = "set it, or put the plugin into a folder and set `adapters.host.plugins_dir`";
+                    self.refuse(&key("path"), "is missing, and there is no folder of plugins", Some(hint));
+                }
+                _ => {}
+            }
+            for credential in &plugin.credentials {
+                if !adapters::vault::is_name(credential) {
+                    let message = format!("{credential:?} is no name of a secret: expected 1 to 128 of a-z, 0-9 and -_./");
+                    self.refuse(&key("credentials"), message, None);
+                }
+            }
+        }
+    }
+
     fn pools(&mut self, config: &NodeConfig) {
         let mut names = BTreeSet::new();
+        let plugins: BTreeSet<&str> = config.adapters.plugin.iter().map(|plugin| plugin.name.as_str()).collect();
+        let mut found = None;
         for (at, pool) in config.pools.iter().enumerate() {
             let key = |field: &str| format!("pools.{at}.{field}");
             let name = &pool.name;
@@ -206,20 +263,25 @@ impl Check {
             if !names.insert(name) {
                 self.refuse(&key("name"), format!("there are two pools {name:?}"), None);
             }
-            let enabled = match pool.backend.as_str() {
-                "local" => config.adapters.local.enabled,
-                "fake" => config.adapters.fake.enabled,
+            let (enabled, plugin) = match pool.backend.as_str() {
+                "local" => (config.adapters.local.enabled, false),
+                "fake" => (config.adapters.fake.enabled, false),
                 other => {
-                    let message = format!("{other:?} is no backend of this release: expected `local` or `fake`");
-                    self.refuse(&key("backend"), message, None);
-                    continue;
+                    if !plugins.contains(other) && !found.get_or_insert_with(|| found_in(config)).contains(other) {
+                        let known: Vec<&str> = ["local", "fake"].into_iter().chain(plugins.iter().copied()).collect();
+                        let message = format!("{other:?} is no backend of this node: expected one of {}", known.join(", "));
+                        let hint = "a plugin has an [[adapters.plugin]] of this name";
+                        self.refuse(&key("backend"), message, Some(hint));
+                        continue;
+                    }
+                    (true, true)
                 }
             };
             if !enabled {
                 let hint = format!("set `adapters.{}.enabled = true`", pool.backend);
                 self.refuse(&key("backend"), format!("the `{}` backend is not enabled", pool.backend), Some(&hint));
             }
-            if pool.classes.is_empty() {
+            if pool.classes.is_empty() && !plugin {
                 self.refuse(&key("classes"), "is empty: expected at least one server class", None);
             }
             let mut classes = BTreeSet::new();
@@ -238,6 +300,15 @@ impl Check {
             }
         }
     }
+}
+
+/// The plugins that lie in the folder, whatever they hash to.
+fn found_in(config: &NodeConfig) -> BTreeSet<String> {
+    let folder = &config.adapters.host.plugins_dir;
+    if folder.as_os_str().is_empty() {
+        return BTreeSet::new();
+    }
+    adapters::host::discover(folder).0.into_iter().map(|plugin| plugin.name).collect()
 }
 
 fn transport(rest: &[&str]) -> bool {

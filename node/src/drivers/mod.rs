@@ -1,5 +1,6 @@
 //! Drivers: one tokio task per pure machine, between it and the mesh, the disk, the clock and the executor.
 
+pub mod backends;
 mod batches;
 pub mod custody;
 pub mod digests;

@@ -4,13 +4,15 @@
 //! ports for HTTP and the handlers that the mesh serves: `frames` for the classes `Negotiation` and `RunEvents`, `logs`
 //! for `Logs`, `bulk` for bulk streams, `digests` for `Digests` and gossip.
 
+use super::backends::{Backends, Plugins, PluginsError};
 use super::custody::{TaskRecords, TaskRecordsError};
 use super::digests::{self, DigestGate, DigestParts, IdentifierLookup};
 use super::members::{KnownMember, KnownMembers};
 use super::negotiation::{self, Inbox, NegotiationHandle, NegotiationParts};
 use super::runs::{ExecutorParts, RunExecutor, RunTable};
 use crate::config::{AwardMode, NegotiationSection, NodeConfig};
-use crate::http::glue::{Adapters, Artifacts};
+use crate::http::adapter_glue::Adapters;
+use crate::http::glue::Artifacts;
 use crate::http::task_glue::Tasks;
 use crate::mesh::MeshHandle;
 use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError, Retention};
@@ -18,11 +20,10 @@ use crate::services::logs::LogService;
 use crate::services::pools::PoolService;
 use crate::services::task_retention::{TaskRetention, keep_swept};
 use crate::services::tasks::{TaskParts, TaskService};
-use adapters::contract::Adapter;
 use adapters::fake::{FakeAdapter, FakeScript};
 use adapters::local::{LocalAdapter, OpenLocalError};
 use consensus::envelope::Federation;
-use consensus::negotiation::{Input, NegotiationConfig, OwnPool, ProviderPolicy};
+use consensus::negotiation::{Input, NegotiationConfig, ProviderPolicy};
 use consensus::raft::RegistryHandle;
 use consensus::registry::{MemberRecord, Standing};
 use consensus::store::Records;
@@ -55,16 +56,9 @@ pub enum StartPlacementError {
     /// The `local` backend cannot be opened.
     #[error("the local backend cannot be opened")]
     Local(#[from] OpenLocalError),
-    /// A pool names a backend that this node has not got.
-    #[error("pool {pool} names backend {backend:?}; this node has: {known}")]
-    Backend {
-        /// The pool.
-        pool: String,
-        /// What it names.
-        backend: String,
-        /// The backends that are enabled.
-        known: String,
-    },
+    /// The plugins cannot be set up.
+    #[error(transparent)]
+    Plugins(#[from] PluginsError),
 }
 
 /// What the parts are made of.
@@ -113,6 +107,8 @@ pub struct Placement {
     pub bulk: Arc<ArtifactServer>,
     /// Judges digests, gossiped ones and those of the class `Digests`.
     pub digests: Arc<DigestGate>,
+    /// The plugins; stopped after everything that calls them.
+    pub plugins: Arc<Plugins>,
     /// For metrics and readiness.
     pub negotiation: NegotiationHandle,
     /// The members in force.
@@ -126,8 +122,10 @@ impl Placement {
     /// [`StartPlacementError`].
     pub async fn start(parts: PlacementParts) -> Result<Self, StartPlacementError> {
         let PlacementParts { config, me, mesh, stop, tasks, .. } = &parts;
-        let adapters = start_adapters(config, &parts.supervisor_exe).await?;
-        let pools = own_pools(config, &adapters)?;
+        let backends = Backends::new(config.pools.clone());
+        start_builtin(config, &parts.supervisor_exe, &backends).await?;
+        let plugins =
+            Plugins::open(config, parts.records.clone(), Arc::clone(&parts.dictionary), backends.clone())?;
         let store = ArtifactStore::open(config.artifacts_dir(), config.data.free_bytes_min)?;
         let fetcher = ArtifactFetcher::new(*me, store.clone(), Arc::new(mesh.clone()));
         let table = RunTable::default();
@@ -151,13 +149,13 @@ impl Placement {
             runs,
             reports: reports_in,
             results: Arc::new(fetcher.clone()),
-            pools,
+            pools: plugins.own_pools(),
             digest_ttl_ms: section.digest_ttl_ms,
             seed: rand::random(),
             stop: stop.clone(),
         })?;
         let executor = RunExecutor::spawn(ExecutorParts {
-            adapters: adapters.clone(),
+            backends,
             fetcher,
             table,
             commands: runs_in,
@@ -182,7 +180,8 @@ impl Placement {
             ttl_ms: section.digest_ttl_ms,
             stop: stop.clone(),
         });
-        for task in [driver, executor, digests_driver] {
+        let watching = tokio::spawn(Arc::clone(&plugins).run(negotiation.clone(), stop.clone()));
+        for task in [driver, executor, digests_driver, watching] {
             let stop = stop.clone();
             tasks.spawn(async move {
                 if let Err(error) = task.await {
@@ -221,7 +220,7 @@ impl Placement {
         Ok(Self {
             tasks: Arc::new(Tasks::start(Arc::new(service), stop.clone())),
             pools: Arc::new(PoolService::new(*me, negotiation.clone(), members.clone())),
-            adapters: Arc::new(Adapters { adapters, pools: config.pools.clone() }),
+            adapters: Arc::new(Adapters::new(Arc::clone(&plugins), negotiation.clone())),
             artifacts: Arc::new(Artifacts {
                 store,
                 object_bytes_max: config.artifacts.object_bytes_max,
@@ -231,6 +230,7 @@ impl Placement {
             logs: Arc::new(logs),
             bulk: Arc::new(bulk),
             digests: gate,
+            plugins,
             negotiation,
             members,
         })
@@ -267,38 +267,20 @@ fn negotiation_config(section: &NegotiationSection) -> NegotiationConfig {
     }
 }
 
-async fn start_adapters(
+async fn start_builtin(
     config: &NodeConfig,
     supervisor_exe: &std::path::Path,
-) -> Result<Vec<Arc<dyn Adapter>>, StartPlacementError> {
-    let mut adapters: Vec<Arc<dyn Adapter>> = Vec::new();
+    backends: &Backends,
+) -> Result<(), StartPlacementError> {
     if config.adapters.local.enabled && !config.pools_of("local").is_empty() {
-        adapters.push(Arc::new(LocalAdapter::new(config.local_backend(supervisor_exe)).await?));
+        backends.insert("local", Arc::new(LocalAdapter::new(config.local_backend(supervisor_exe)).await?));
     }
     if config.adapters.fake.enabled {
         let fake = FakeAdapter::new(config.pools_of("fake"));
         fake.script_all(FakeScript { run_ms: config.adapters.fake.run_ms, ..FakeScript::default() });
-        adapters.push(Arc::new(fake));
+        backends.insert("fake", Arc::new(fake));
     }
-    Ok(adapters)
-}
-
-/// The configured pools with what their backends run.
-fn own_pools(config: &NodeConfig, adapters: &[Arc<dyn Adapter>]) -> Result<Vec<OwnPool>, StartPlacementError> {
-    let mut pools = Vec::with_capacity(config.pools.len());
-    for spec in &config.pools {
-        let about = adapters.iter().map(|a| a.describe()).find(|about| about.backend == spec.backend);
-        let Some(about) = about else {
-            let known: Vec<String> = adapters.iter().map(|a| a.describe().backend).collect();
-            return Err(StartPlacementError::Backend {
-                pool: spec.name.clone(),
-                backend: spec.backend.clone(),
-                known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
-            });
-        };
-        pools.push(OwnPool { spec: spec.clone(), commands: about.runs_commands, images: about.runs_images });
-    }
-    Ok(pools)
+    Ok(())
 }
 
 /// Keeps the drivers' snapshot of the members true.

@@ -2,7 +2,7 @@
 
 use super::page::{Page, PageRequest};
 use super::ports::{
-    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, RegistryPort, Search, Selector, Written,
+    ArtifactPort, DictionaryPort, IdentifierPort, RegistryPort, Search, Selector, Written,
 };
 use super::problem::{ApiError, Code};
 use crate::services::artifacts::{ArtifactStore, PutError};
@@ -12,15 +12,12 @@ use crate::services::identifier_views::{
     FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
 use crate::services::identifiers::{FindIdentifiers, IdentifierError, IdentifierService, WrittenIdentifier};
-use crate::services::member_views::AdapterView;
 use crate::services::registry::{Registry, RegistryError};
-use adapters::contract::Adapter;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cpi::dictionary::Dictionary;
 use cpi::ids::{ContentDigest, StableKey};
 use cpi::reason::ReasonCode;
-use cpi::resource::{Firmness, PoolSpec};
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -76,46 +73,6 @@ impl From<PutError> for ApiError {
             PutError::Source(_) => Self::new(Code::MalformedBody, detail),
             PutError::Disk(_) => Self::new(Code::DiskFull, detail).reason(ReasonCode::DiskFull),
         }
-    }
-}
-
-/// The adapters of this node with the pools they drive.
-pub struct Adapters {
-    /// All of them.
-    pub adapters: Vec<Arc<dyn Adapter>>,
-    /// The pools of the configuration.
-    pub pools: Vec<PoolSpec>,
-}
-
-#[async_trait]
-impl AdapterPort for Adapters {
-    async fn list(&self) -> Vec<AdapterView> {
-        let mut out = Vec::with_capacity(self.adapters.len());
-        for adapter in &self.adapters {
-            let (about, health) = (adapter.describe(), adapter.health().await);
-            let pools = self.pools.iter().filter(|pool| pool.backend == about.backend);
-            out.push(AdapterView {
-                name: about.backend.clone(),
-                pools: pools.map(|pool| pool.name.clone()).collect(),
-                backend: about.backend,
-                version: about.version,
-                ready: health.ready,
-                runs_commands: about.runs_commands,
-                runs_images: about.runs_images,
-                stops_on_lapse: about.stops_on_lapse,
-                firmness: firmness(about.firmness).to_owned(),
-                notes: health.notes,
-            });
-        }
-        out
-    }
-}
-
-fn firmness(firmness: Firmness) -> &'static str {
-    match firmness {
-        Firmness::Held => "held",
-        Firmness::Reserved => "reserved",
-        Firmness::Estimate => "estimate",
     }
 }
 

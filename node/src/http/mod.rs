@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod fresh;
 mod front;
+pub mod adapter_glue;
 pub mod glue;
 mod node_file;
 mod page;
@@ -33,7 +34,7 @@ pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
 
 use self::routes::{
-    artifacts, dictionary, identifiers, members, pools, register_many, registry, resolve, task_events, tasks, watch,
+    adapters, artifacts, dictionary, identifiers, members, pools, register_many, registry, resolve, task_events, tasks, watch,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -78,7 +79,13 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(pools::cordon_region))
         .routes(routes!(pools::uncordon_region))
         .routes(routes!(pools::drain_region))
-        .routes(routes!(pools::adapters))
+        .routes(routes!(adapters::list, adapters::register))
+        .routes(routes!(adapters::show, adapters::remove))
+        .routes(routes!(adapters::swap))
+        .routes(routes!(adapters::rollback))
+        .routes(routes!(adapters::reset))
+        .routes(routes!(adapters::logs))
+        .routes(routes!(adapters::begin_test, adapters::test))
         .routes(routes!(tasks::submit, tasks::list))
         .routes(routes!(tasks::plan))
         .routes(routes!(tasks::get))

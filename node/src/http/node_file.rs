@@ -31,6 +31,10 @@ pub struct NodeFile {
     pub mesh: Vec<String>,
     /// Its data folder.
     pub data_dir: PathBuf,
+    /// The vault of its plugins' credentials.
+    pub vault: PathBuf,
+    /// The file of the vault's key.
+    pub vault_key: PathBuf,
 }
 
 /// The files of a running node; they are removed when this is dropped.

@@ -8,9 +8,10 @@ use super::problem::ApiError;
 use crate::services::identifier_views::{
     FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
-use crate::services::member_views::{
-    AdapterView, InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView,
+use crate::services::adapter_views::{
+    AdapterDetail, AdapterLog, AdapterTestView, AdapterView, RegisterPlugin, SwapPlugin, TestPlugin,
 };
+use crate::services::member_views::{InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
 use crate::services::pool_views::{InventoryView, PoolView};
 use crate::services::task_views::{
     EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView,
@@ -164,6 +165,24 @@ pub trait PoolPort: Send + Sync {
 pub trait AdapterPort: Send + Sync {
     /// All adapters with their health.
     async fn list(&self) -> Vec<AdapterView>;
+    /// One adapter with what its plugin does.
+    async fn show(&self, name: &str) -> Result<AdapterDetail, ApiError>;
+    /// Registers a plugin with its pools.
+    async fn register(&self, request: RegisterPlugin) -> Result<AdapterDetail, ApiError>;
+    /// Takes a registered plugin away.
+    async fn remove(&self, name: &str) -> Result<(), ApiError>;
+    /// Another program in place of the running one.
+    async fn swap(&self, name: &str, request: SwapPlugin) -> Result<AdapterDetail, ApiError>;
+    /// The program before the last swap.
+    async fn rollback(&self, name: &str) -> Result<AdapterDetail, ApiError>;
+    /// Ends a quarantine.
+    async fn reset(&self, name: &str) -> Result<AdapterDetail, ApiError>;
+    /// The newest lines that a plugin wrote.
+    async fn logs(&self, name: &str, lines_max: usize) -> Result<AdapterLog, ApiError>;
+    /// Begins the conformance suite in one of an adapter's pools.
+    async fn begin_test(&self, name: &str, request: TestPlugin) -> Result<AdapterTestView, ApiError>;
+    /// The last suite of an adapter.
+    async fn test(&self, name: &str) -> Result<AdapterTestView, ApiError>;
 }
 
 /// Tasks and plans.

@@ -1,5 +1,4 @@
-//! Members, invitations and adapters as people and programs see them: the JSON shapes of `/v1/members`, `/v1/ring`,
-//! `/v1/adapters`.
+//! Members and invitations as people and programs see them: the JSON shapes of `/v1/members`, `/v1/ring`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -94,29 +93,4 @@ pub struct InvitationView {
     pub token: String,
     /// RFC 3339 UTC.
     pub expires_at: String,
-}
-
-/// A backend behind pools.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AdapterView {
-    /// Its name.
-    pub name: String,
-    /// The kind of backend.
-    pub backend: String,
-    /// Its version.
-    pub version: String,
-    /// Whether new runs can be started.
-    pub ready: bool,
-    /// Whether it runs commands.
-    pub runs_commands: bool,
-    /// Whether it runs container images.
-    pub runs_images: bool,
-    /// Whether a run stops by itself once its lease lapsed.
-    pub stops_on_lapse: bool,
-    /// `held`, `reserved`, `estimate`.
-    pub firmness: String,
-    /// The pools it drives.
-    pub pools: Vec<String>,
-    /// What is wrong or limited.
-    pub notes: Vec<String>,
 }

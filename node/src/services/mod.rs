@@ -1,6 +1,8 @@
 //! What HTTP and the command line call: one service per noun. Services turn requests into inputs of the drivers and read
 //! views; they decide nothing themselves.
 
+pub mod adapter_tests;
+pub mod adapter_views;
 pub mod artifacts;
 pub mod dictionary;
 pub mod disk;

@@ -14,6 +14,9 @@ use cpi::resource::Quantity;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
+/// When a pool whose backend does not answer may be asked again, in ms.
+const DOWN_RETRY_MS: u64 = 2_000;
+
 /// A place that fits, with what it costs.
 #[derive(Debug, Clone)]
 pub(super) struct Fit {
@@ -113,6 +116,9 @@ impl Provider {
             refuse(ReasonCode::ChipUnavailable, format!("there is no class {}/{}", target.pool, target.class))
         })?;
         let spec = self.book.pool(pool);
+        if let Some(why) = self.down.get(&spec.name) {
+            return Err((Reason::new(ReasonCode::AdapterDown, why.clone()), DOWN_RETRY_MS));
+        }
         let (commands, images) = self.runs_what[usize::from(pool)];
         if if way.image { !images } else { !commands } {
             return Err(refuse(ReasonCode::BackendUnsupported, format!("pool {} does not run this", spec.name)));

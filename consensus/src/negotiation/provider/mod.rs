@@ -76,6 +76,8 @@ pub struct Provider {
     pub(super) place: Option<RegionPlace>,
     pub(super) book: CapacityBook,
     pub(super) runs_what: Vec<(bool, bool)>,
+    /// Pools whose backend does not answer, and what is wrong with it.
+    pub(super) down: BTreeMap<String, String>,
     pub(super) draining: bool,
     pub(super) holds: BTreeMap<Attempt, Hold>,
     pub(super) holds_of_class: BTreeMap<(u16, u16), u32>,
@@ -113,6 +115,7 @@ impl Provider {
             place: None,
             book: CapacityBook::default(),
             runs_what: Vec::new(),
+            down: BTreeMap::new(),
             draining: false,
             holds: BTreeMap::new(),
             holds_of_class: BTreeMap::new(),
@@ -206,8 +209,15 @@ impl Provider {
         sums_agree && self.book.is_sound()
     }
 
-    /// Takes over the pools as declared; leases and holds keep what they have where the server is still there.
-    pub fn set_pools(&mut self, pools: Vec<OwnPool>) {
+    /// Takes over the pools as declared; leases and holds keep what they have where the server is still there, and a pool
+    /// that was known keeps its switch.
+    pub fn set_pools(&mut self, mut pools: Vec<OwnPool>) {
+        for pool in &mut pools {
+            if let Some(known) = self.book.specs().find(|spec| spec.name == pool.spec.name) {
+                pool.spec.cordoned = known.cordoned;
+            }
+        }
+        self.down.retain(|name, _| pools.iter().any(|pool| pool.spec.name == *name));
         self.runs_what = pools.iter().map(|p| (p.commands, p.images)).collect();
         let mut book = CapacityBook::new(pools.into_iter().map(|p| p.spec).collect());
         book.remember_shapes_of(&self.book);
@@ -245,6 +255,14 @@ impl Provider {
     pub fn cordon(&mut self, pool: &str, cordoned: bool) {
         if self.book.cordon(pool, cordoned) {
             self.changes += 1;
+        }
+    }
+
+    /// Notes that a pool's backend does not answer, or does again. Asks for it are declined meanwhile; its runs stay.
+    pub fn set_down(&mut self, pool: String, why: Option<String>) {
+        match why {
+            Some(why) => drop(self.down.insert(pool, why)),
+            None => drop(self.down.remove(&pool)),
         }
     }
 

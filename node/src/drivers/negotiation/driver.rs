@@ -418,7 +418,14 @@ impl Driver {
                 self.input(Input::Cancel { task, principal });
                 let _ = answer.send(());
             }
-            Control::Feed(input) => self.input(*input),
+            Control::Feed(input) => {
+                if let Input::Pools(pools) = &*input {
+                    for pool in pools {
+                        self.configured.entry(pool.spec.name.clone()).or_insert(pool.spec.cordoned);
+                    }
+                }
+                self.input(*input);
+            }
             Control::Switch(switch, answer) => {
                 self.input(switch.clone().input());
                 self.switched.push((switch, answer));

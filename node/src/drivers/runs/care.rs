@@ -2,6 +2,7 @@
 
 use super::executor::RunExecutor;
 use super::job::{Done, Phase};
+use crate::drivers::backends::Backends;
 use crate::services::artifacts::PinOwner;
 use adapters::contract::{Adapter, RunEvent, RunKey, RunState, RunStatus};
 use std::collections::BTreeMap;
@@ -21,10 +22,16 @@ pub(super) enum Heard {
 }
 
 impl RunExecutor {
+    /// As [`Self::forget`] of a run whose backend is not known any more.
+    pub(super) fn forget_everywhere(&mut self, key: RunKey) {
+        let adapters = self.backends.all().into_iter().map(|(_, adapter)| adapter).collect();
+        self.forget(key, adapters);
+    }
+
     /// Removes the run from its backend and lets go of its contents.
-    pub(super) fn forget(&mut self, key: RunKey) {
+    pub(super) fn forget(&mut self, key: RunKey, adapters: Vec<Arc<dyn Adapter>>) {
         self.table.remove(&key);
-        let (adapters, store, grace_ms) = (self.adapters.clone(), self.fetcher.store().clone(), self.cancel_grace_ms);
+        let (store, grace_ms) = (self.fetcher.store().clone(), self.cancel_grace_ms);
         tokio::spawn(async move {
             for adapter in adapters {
                 match adapter.status(key).await {
@@ -80,9 +87,9 @@ impl RunExecutor {
         }
         self.swept = true;
         let known: std::collections::BTreeSet<RunKey> = self.jobs.keys().copied().collect();
-        let adapters = self.adapters.clone();
+        let backends = self.backends.clone();
         tokio::spawn(async move {
-            for adapter in adapters {
+            for (_, adapter) in backends.all() {
                 let Ok(runs) = adapter.list().await else { continue };
                 for run in runs.into_iter().filter(|run| !known.contains(&run.key)) {
                     tracing::info!(task_id = %run.key.task, fence = %run.key.fence, "a run that nobody claimed is ended");
@@ -96,20 +103,34 @@ impl RunExecutor {
     }
 }
 
-pub(super) async fn pools_of(adapters: &[Arc<dyn Adapter>]) -> BTreeMap<String, Arc<dyn Adapter>> {
-    let mut pools = BTreeMap::new();
-    for adapter in adapters {
-        match adapter.inventory().await {
-            Ok(specs) => pools.extend(specs.into_iter().map(|pool| (pool.name, Arc::clone(adapter)))),
-            Err(error) => {
-                tracing::warn!(backend = adapter.describe().backend, %error, "a backend does not list its pools")
+/// Hears every backend, also those that come later.
+pub(super) async fn listen_to_all(backends: Backends, heard: mpsc::Sender<Heard>, stop: CancellationToken) {
+    let mut changes = backends.changes();
+    let mut listened: BTreeMap<String, (Arc<dyn Adapter>, tokio::task::JoinHandle<()>)> = BTreeMap::new();
+    loop {
+        changes.mark_unchanged();
+        let now: BTreeMap<String, Arc<dyn Adapter>> = backends.all().into_iter().collect();
+        listened.retain(|name, (adapter, listening)| {
+            let same = now.get(name).is_some_and(|now| Arc::ptr_eq(now, adapter));
+            if !same {
+                listening.abort();
+            }
+            same
+        });
+        for (name, adapter) in now {
+            if !listened.contains_key(&name) {
+                let listening = tokio::spawn(listen(adapter.watch(), heard.clone(), stop.clone()));
+                listened.insert(name, (adapter, listening));
             }
         }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
     }
-    pools
 }
 
-pub(super) async fn listen(
+async fn listen(
     mut events: broadcast::Receiver<RunEvent>,
     heard: mpsc::Sender<Heard>,
     stop: CancellationToken,

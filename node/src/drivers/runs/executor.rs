@@ -1,12 +1,13 @@
 //! The executor itself: one task that knows all runs of this region and starts whatever takes time beside itself.
 
-use super::care::{Heard, listen, pools_of};
+use super::care::{Heard, listen_to_all};
 use super::job::{Done, Job, Phase, never_ran, outcome_of};
 use super::table::{RunSight, RunTable};
 use super::{finish, stage};
+use crate::drivers::backends::Backends;
 use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
 use crate::services::artifacts::ArtifactFetcher;
-use adapters::contract::{Adapter, AdapterError, RunEnd, RunKey, RunState};
+use adapters::contract::{AdapterError, RunEnd, RunKey, RunState};
 use cpi::reason::{Reason, ReasonCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ const SUBMIT_BACK_OFF: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What an executor works with.
 pub struct ExecutorParts {
-    /// The backends of this region.
-    pub adapters: Vec<Arc<dyn Adapter>>,
+    /// The backends of this region, and the pools that they drive.
+    pub backends: Backends,
     /// Fetches inputs, and leads to the store for results.
     pub fetcher: ArtifactFetcher,
     /// Shared with the log service.
@@ -45,9 +46,7 @@ fn millis_left(until: Instant) -> u64 {
 
 /// The run executor.
 pub struct RunExecutor {
-    pub(super) adapters: Vec<Arc<dyn Adapter>>,
-    /// Which backend drives a pool.
-    pub(super) pools: BTreeMap<String, Arc<dyn Adapter>>,
+    pub(super) backends: Backends,
     pub(super) fetcher: ArtifactFetcher,
     pub(super) table: RunTable,
     pub(super) jobs: BTreeMap<RunKey, Job>,
@@ -66,15 +65,12 @@ impl RunExecutor {
     }
 
     async fn run(parts: ExecutorParts) {
-        let ExecutorParts { adapters, fetcher, table, mut commands, reports, cancel_grace_ms, stop } = parts;
+        let ExecutorParts { backends, fetcher, table, mut commands, reports, cancel_grace_ms, stop } = parts;
         let (done, mut done_in) = mpsc::unbounded_channel();
         let (heard, mut heard_in) = mpsc::channel(1024);
-        for adapter in &adapters {
-            tokio::spawn(listen(adapter.watch(), heard.clone(), stop.clone()));
-        }
+        tokio::spawn(listen_to_all(backends.clone(), heard, stop.clone()));
         let mut executor = Self {
-            pools: pools_of(&adapters).await,
-            adapters,
+            backends,
             fetcher,
             table,
             jobs: BTreeMap::new(),
@@ -100,7 +96,7 @@ impl RunExecutor {
                     Heard::Gap => executor.look(),
                 },
                 command = commands.recv() => match command {
-                    Some(command) => executor.obey(command).await,
+                    Some(command) => executor.obey(command),
                     None => return,
                 },
                 _ = looks.tick() => {
@@ -115,11 +111,11 @@ impl RunExecutor {
         self.waiting.push_back(RunReport { key, state });
     }
 
-    async fn obey(&mut self, command: RunCommand) {
+    fn obey(&mut self, command: RunCommand) {
         match command {
-            RunCommand::Prepare(lease) => self.prepare(*lease).await,
+            RunCommand::Prepare(lease) => self.prepare(*lease),
             RunCommand::Start { key, until } => self.start(key, until),
-            RunCommand::Reattach(lease) => self.reattach(*lease).await,
+            RunCommand::Reattach(lease) => self.reattach(*lease),
             RunCommand::Renew { keys, until } => self.renew(keys, until),
             RunCommand::Cancel(key) => self.cancel(key),
             RunCommand::Release(key) => self.release(key),
@@ -127,21 +123,17 @@ impl RunExecutor {
     }
 
     /// Takes a lease in; `None` where it is known already or cannot be carried out here, which is reported.
-    async fn admit(&mut self, lease: RunLease, phase: Phase) -> Option<RunKey> {
+    fn admit(&mut self, lease: RunLease, phase: Phase) -> Option<RunKey> {
         let key = lease.key;
         if self.jobs.contains_key(&key) {
             self.repeat(key);
             return None;
         }
-        if !self.pools.contains_key(&lease.pool) {
-            // a backend that was down at the start may have come up meanwhile
-            self.pools = pools_of(&self.adapters).await;
-        }
-        let failure = match (self.pools.get(&lease.pool), stage::read_document(&lease)) {
+        let failure = match (self.backends.of_pool(&lease.pool), stage::read_document(&lease)) {
             (Some(adapter), Ok(spec)) => {
-                self.table.set(key, RunSight { origin: lease.origin, adapter: Some(Arc::clone(adapter)) });
+                self.table.set(key, RunSight { origin: lease.origin, adapter: Some(Arc::clone(&adapter)) });
                 let job = Job {
-                    adapter: Arc::clone(adapter),
+                    adapter,
                     spec: Arc::new(spec),
                     lease_until: Instant::now() + Duration::from_millis(lease.lease_ttl_ms),
                     lease,
@@ -161,8 +153,8 @@ impl RunExecutor {
         None
     }
 
-    async fn prepare(&mut self, lease: RunLease) {
-        let Some(key) = self.admit(lease, Phase::Staging).await else { return };
+    fn prepare(&mut self, lease: RunLease) {
+        let Some(key) = self.admit(lease, Phase::Staging) else { return };
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let trace = job.lease.trace;
         tracing::debug!(%trace, task_id = %key.task, fence = %key.fence, origin = %job.lease.origin, "a run is prepared");
@@ -238,8 +230,8 @@ impl RunExecutor {
         });
     }
 
-    async fn reattach(&mut self, lease: RunLease) {
-        if let Some(key) = self.admit(lease, Phase::Starting).await {
+    fn reattach(&mut self, lease: RunLease) {
+        if let Some(key) = self.admit(lease, Phase::Starting) {
             self.find(key);
         }
     }
@@ -326,10 +318,11 @@ impl RunExecutor {
             }
             Some(job) => {
                 job.stop.cancel();
+                let adapter = Arc::clone(&job.adapter);
                 self.jobs.remove(&key);
-                self.forget(key);
+                self.forget(key, vec![adapter]);
             }
-            None => self.forget(key),
+            None => self.forget_everywhere(key),
         }
     }
 
@@ -435,8 +428,9 @@ impl RunExecutor {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.phase = Phase::Over(state.clone());
         if job.release {
+            let adapter = Arc::clone(&job.adapter);
             self.jobs.remove(&key);
-            self.forget(key);
+            self.forget(key, vec![adapter]);
         } else {
             self.report(key, state);
         }

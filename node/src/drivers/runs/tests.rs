@@ -1,6 +1,7 @@
 //! Stories of the executor over the fake backend and a store of its own.
 
 use super::*;
+use crate::drivers::backends::Backends;
 use crate::drivers::run_channel::{RunCommand, RunLease, RunReport, RunReportState};
 use crate::services::artifacts::{ArtifactFetcher, ArtifactStore, ByteStream, PinOwner, StreamOpener};
 use adapters::contract::RunKey;
@@ -66,8 +67,10 @@ impl Region {
         let (commands, commands_in) = mpsc::channel(64);
         let (reports_out, reports) = mpsc::channel(64);
         let (stop, table) = (CancellationToken::new(), RunTable::default());
+        let backends = Backends::new(vec![pool()]);
+        backends.insert("fake", Arc::new(fake.clone()));
         RunExecutor::spawn(ExecutorParts {
-            adapters: vec![Arc::new(fake.clone())],
+            backends,
             fetcher: ArtifactFetcher::new(HERE, store.clone(), Arc::new(Nobody)),
             table: table.clone(),
             commands: commands_in,

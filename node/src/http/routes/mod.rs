@@ -1,5 +1,6 @@
 //! One file per noun: parameters in, a service's answer out.
 
+pub mod adapters;
 pub mod artifacts;
 pub mod dictionary;
 pub mod identifiers;

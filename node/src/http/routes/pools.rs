@@ -1,11 +1,10 @@
-//! `/v1/pools`, `/v1/adapters`: what regions share, and the backends behind the own pools.
+//! `/v1/pools`, `/v1/region`: what regions share, in and out of service.
 
 use super::identifiers::Nothing;
 use crate::http::extract::{Json, Path, Query};
-use crate::http::page::{Page, PageQuery, PageRequest};
+use crate::http::page::{Page, PageRequest};
 use crate::http::problem::ApiError;
 use crate::http::state::AppState;
-use crate::services::member_views::AdapterView;
 use crate::services::pool_views::{InventoryView, PoolView};
 use axum::extract::State;
 use serde::Deserialize;
@@ -121,17 +120,4 @@ async fn switch_region(state: &AppState, cordoned: bool) -> Result<Json<Page<Poo
     let items = state.services().pools()?.cordon_region(cordoned).await?;
     let total = Some(items.len() as u64);
     Ok(Json(Page { items, next_page_token: None, total }))
-}
-
-/// All adapters with their health.
-#[utoipa::path(get, path = "/v1/adapters", tag = "pools", params(PageQuery),
-    responses((status = 200, description = "A page", body = Page<AdapterView>)))]
-pub async fn adapters(
-    State(state): State<AppState>,
-    Query(query): Query<PageQuery>,
-) -> Result<Json<Page<AdapterView>>, ApiError> {
-    let page = PageRequest::new(query.limit, query.page_token.as_deref(), "adapters")?;
-    let mut all = state.services().adapters()?.list().await;
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Json(page.cut(all, |adapter| adapter.name.clone())))
 }
