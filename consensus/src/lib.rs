@@ -5,6 +5,7 @@ pub mod codec;
 pub mod custody;
 pub mod envelope;
 pub mod negotiation;
+pub mod operation;
 pub mod raft;
 pub mod registry;
 pub mod store;
