@@ -38,11 +38,11 @@ run() {
     ring)
       local data; data=$(mktemp -d)
       "$CARGO_TARGET_DIR/release/causeway" lab up --delay 0 --keep 0 --data "$data" | tee "$out/ring.txt"; rm -rf "$data" ;;
-    resolve | place | spread | decide | flood | idle) "$CARGO_TARGET_DIR/release/bench" "$1" | tee "$out/$1.json" ;;
+    resolve | place | spread | decide | flood | idle | swap | plugins) "$CARGO_TARGET_DIR/release/bench" "$1" | tee "$out/$1.json" ;;
     *) echo "bench.sh: no measurement is named $1" >&2; exit 2 ;;
   esac
 }
 
 machine | tee "$out/machine.txt"
-[ $# -gt 0 ] || set -- cpi ring idle resolve decide place spread local flood
+[ $# -gt 0 ] || set -- cpi ring idle plugins resolve decide place spread local flood swap
 for name in "$@"; do run "$name"; done

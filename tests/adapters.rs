@@ -1,6 +1,7 @@
 //! Nodes whose backends are plugins: real processes that are started, killed, missing, swapped.
 
 use cpi::ids::ContentDigest;
+use e2e::bench::plugins::Programs;
 use e2e::ring::{PATIENCE, Ring, RingOptions, binary, ended, history, items, output, shell_task, submit, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -190,4 +191,163 @@ async fn a_plugin_that_is_missing_stops_no_node_and_its_pool_says_so_until_it_co
     let done = ended(&client, &id, PATIENCE).await.expect("ends");
     assert_eq!((&done["state"], &done["place"]["pool"]), (&json!("succeeded"), &json!("played")), "{done}");
     ring.kill_and_restart(0).await.expect("comes back");
+}
+
+/// Everything below a folder.
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                files.push(entry.path());
+            }
+        }
+    }
+    files
+}
+
+fn holds(bytes: &[u8], canary: &str) -> bool {
+    bytes.windows(canary.len()).any(|window| window == canary.as_bytes())
+}
+
+/// Runs the command line beside the ring's first node, with `input`.
+fn vault(ring: &Ring, arguments: &[&str], input: &[u8]) -> std::process::Output {
+    use std::io::Write as _;
+    let mut command = std::process::Command::new(binary("causeway").expect("is built"));
+    command.args(["--data-dir", &ring.nodes[0].data_dir.display().to_string()]).args(arguments);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    child.stdin.take().expect("piped").write_all(input).expect("takes the input");
+    child.wait_with_output().expect("ends")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_in_the_vault_is_nowhere_else() {
+    const CANARY: &str = "canary-5e0b77a1c94d";
+    let fake = binary("causeway-adapter-fake").expect("is built");
+    let entry = plugin("toy", &fake, "{ credential = \"platform/token\" }") + "credentials = [\"platform/token\"]\n";
+    let fast = "[adapters.host]\nbackoff_ms_max = 500\nflaps_max = 1000\n[log]\nlevel = \"debug\"\n";
+    let mut ring = start(own() + &entry + &chips_of("toy") + fast).await;
+    let client = ring.client(0).expect("runs");
+    let down = || async {
+        let plan = client.post("/v1/plans", chip_task("refused")).await.unwrap_or_default();
+        plan.to_string().contains("platform/token")
+    };
+    until(PATIENCE, down).await.expect("without its credential the plugin is down, and says which one is missing");
+    // a secret over the bound is refused as a whole
+    let refused = vault(&ring, &["vault", "put", "platform/token"], &[b'x'; 8193]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("8192"), "{refused:?}");
+    let put = vault(&ring, &["vault", "put", "platform/token", "--trim"], format!("{CANARY}\n").as_bytes());
+    assert!(put.status.success(), "{put:?}");
+    until(PATIENCE, || is_up(&ring, "toy")).await.expect("comes up without a restart of the node");
+    let id = id_of(&submit(&client, &chip_task("with"), "with").await.expect("is accepted"));
+    assert_eq!(ended(&client, &id, PATIENCE).await.expect("ends")["state"], "succeeded");
+
+    let mut looked_at = vec![("vault list", vault(&ring, &["vault", "list"], b"").stdout)];
+    assert!(holds(&looked_at[0].1, "platform/token"));
+    for path in ["/v1/adapters", "/v1/adapters/toy", "/v1/adapters/toy/logs", "/v1/pools", "/v1/openapi.json"] {
+        looked_at.push((path, client.get(path, vec![]).await.expect("answers").to_string().into_bytes()));
+    }
+    looked_at.push(("a task", client.get(&format!("/v1/tasks/{id}"), vec![]).await.expect("answers").to_string().into()));
+    let mut pids = plugin_pids(&ring, "causeway-adapter-fake");
+    pids.push(i32::try_from(ring.nodes[0].pid().expect("runs")).expect("a pid"));
+    assert_eq!(pids.len(), 2);
+    for pid in pids {
+        for file in ["environ", "cmdline"] {
+            looked_at.push((file, std::fs::read(format!("/proc/{pid}/{file}")).expect("reads")));
+        }
+    }
+    for (what, bytes) in &looked_at {
+        assert!(!holds(bytes, CANARY), "{what}");
+    }
+    // a snapshot, and everything on disk once the node has written what it had
+    client.post("/v1/registry/snapshots", json!({})).await.expect("a snapshot");
+    ring.nodes[0].stop().await.expect("stops");
+    let files = files_below(ring.folder());
+    assert!(files.iter().any(|file| file.ends_with("vault")) && files.len() > 20, "{files:?}");
+    for file in files {
+        assert!(!holds(&std::fs::read(&file).unwrap_or_default(), CANARY), "{}", file.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swap_under_running_tasks_and_requests_fails_nothing_and_blocks_for_less_than_a_second() {
+    let told = e2e::bench::plugins::swap(16, 25).await.expect("nothing is lost");
+    println!("{told}");
+    assert!(told["requests"]["max_ms"].as_f64().is_some_and(|ms| ms < 1000.0), "{told}");
+    assert_eq!(told["plugin_failures"], 0, "{told}");
+}
+
+/// Runs the command line and expects this exit code.
+fn run(ring: &Ring, arguments: &[&str], code: i32) -> String {
+    let output = e2e::ring::causeway(&ring.nodes[0].data_dir, arguments).expect("the program runs");
+    let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {words}");
+    words
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_is_registered_tested_swapped_and_taken_away_while_the_node_runs() {
+    let programs = Programs::new().expect("a folder");
+    let (first, second) =
+        (programs.copy("causeway-adapter-fake", 1).expect("copies"), programs.copy("causeway-adapter-fake", 2).expect("copies"));
+    let mut ring = start(own() + &programs.section()).await;
+    let files = ring.folder().join("files");
+    std::fs::create_dir(&files).expect("a folder");
+    let pool = json!({
+        "name": "played", "backend": "toy", "class": "IC", "firmness": "held",
+        "classes": [
+            { "name": "plain", "cpu_model": "INX8480P", "servers": 2, "chip": null, "per_server":
+                { "cpu_milli": 8000, "memory_bytes": 34_359_738_368_u64, "storage_bytes": 214_748_364_800_u64, "chip_milli": 0 } },
+            { "name": "gpu", "cpu_model": "INX8480P", "servers": 2, "chip": { "model": "NVH800S80", "kind": "GPU" }, "per_server":
+                { "cpu_milli": 8000, "memory_bytes": 34_359_738_368_u64, "storage_bytes": 214_748_364_800_u64, "chip_milli": 8000 } },
+        ],
+    });
+    let mut request = json!({
+        "name": "toy", "path": first, "sha256": sha256(&first).to_string(), "config": { "files_dir": files }, "pools": [pool],
+    });
+    let document = ring.folder().join("toy.yaml");
+    std::fs::write(&document, request.to_string()).expect("writes");
+    let file = document.display().to_string();
+    run(&ring, &["adapter", "register", &file], 0);
+    run(&ring, &["adapter", "register", &file], 1);
+    request["name"] = json!("other");
+    request["path"] = json!("/bin/true");
+    std::fs::write(&document, request.to_string()).expect("writes");
+    assert!(run(&ring, &["adapter", "register", &file], 1).contains("expected a file below"));
+    until(PATIENCE, || is_up(&ring, "toy")).await.expect("comes up");
+
+    let client = ring.client(0).expect("runs");
+    let id = id_of(&submit(&client, &chip_task("one"), "one").await.expect("is accepted"));
+    assert_eq!(ended(&client, &id, PATIENCE).await.expect("ends")["place"]["pool"], "played");
+    assert!(run(&ring, &["adapter", "test", "toy", "--starts-runs"], 5).contains("pool drain"));
+    run(&ring, &["pool", "drain", "played", "--timeout", "30s"], 0);
+    let suite = run(&ring, &["adapter", "test", "toy", "--starts-runs", "--timeout", "100s"], 0);
+    assert!(suite.contains("0 failed"), "{suite}");
+    run(&ring, &["pool", "uncordon", "played"], 0);
+
+    let swapped = run(&ring, &["adapter", "swap", "toy", &second.display().to_string()], 0);
+    assert!(swapped.contains(&sha256(&second).to_string()), "{swapped}");
+    assert!(run(&ring, &["adapter", "rollback", "toy"], 0).contains(&sha256(&first).to_string()));
+    run(&ring, &["adapter", "reset", "toy"], 0);
+    run(&ring, &["adapter", "logs", "toy"], 0);
+    run(&ring, &["adapter", "remove", "own", "--yes"], 5);
+
+    ring.kill_and_restart(0).await.expect("comes back");
+    until(PATIENCE, || is_up(&ring, "toy")).await.expect("it is still registered");
+    let client = ring.client(0).expect("runs");
+    let id = id_of(&submit(&client, &chip_task("two"), "two").await.expect("is accepted"));
+    assert_eq!(ended(&client, &id, PATIENCE).await.expect("ends")["place"]["pool"], "played");
+    let gone = || async {
+        let removed = e2e::ring::causeway(&ring.nodes[0].data_dir, &["adapter", "remove", "toy", "--yes"]);
+        removed.is_ok_and(|output| output.status.success())
+    };
+    // the lease of a run that ended may wait for its origin's word for a moment
+    until(PATIENCE, gone).await.expect("it is taken away");
+    let pools = client.get("/v1/pools", vec![]).await.expect("answers");
+    assert!(items(&pools).iter().all(|pool| pool["name"] != "played"), "{pools}");
+    run(&ring, &["adapter", "show", "toy"], 3);
 }

@@ -258,7 +258,7 @@ section! {
         /// The file with the plugins' credentials, sealed. `causeway vault put` fills it, also while the node runs. Empty:
         /// `vault` in `data.dir`.
         pub vault: PathBuf = PathBuf::new(),
-        /// The key that seals it, readable by its owner only; made with the first secret. Empty: `keys/vault.key` in
+        /// The key that seals it, readable by its owner only; made at the first start. Empty: `keys/vault.key` in
         /// `data.dir`. On another disk, a stolen data folder has no credentials.
         pub vault_key: PathBuf = PathBuf::new(),
         /// Milliseconds from the start of a plugin's process until it must be healthy, 100 to 600000.

@@ -123,6 +123,55 @@ fn the_example_pool_of_the_reference_is_valid() {
 }
 
 #[test]
+fn the_example_plugin_of_the_reference_has_every_key_and_is_valid() {
+    let defaults = ConfigLoader::load_from(&ConfigInput::default()).expect("the defaults are valid");
+    let printed = print(&defaults, Detail::Documented);
+    let text: String = printed
+        .lines()
+        .skip_while(|line| *line != "# [[adapters.plugin]]")
+        .take_while(|line| line.starts_with("# "))
+        .map(|line| format!("{}\n", line.trim_start_matches("# ")))
+        .collect();
+    let loaded = load(&text, &[], &[]).expect("the example is valid");
+    let plugin = serde_json::to_value(&loaded.config.adapters.plugin[0]).expect("plain");
+    let keys = |value: &serde_json::Value| -> std::collections::BTreeSet<String> {
+        value.as_object().expect("a table").keys().cloned().collect()
+    };
+    let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(keys(&plugin), known(super::keys::PLUGIN_KEYS));
+    assert_eq!(keys(&plugin["limits"]), known(super::keys::LIMIT_KEYS));
+    let example: toml::Table = toml::from_str(&text).expect("TOML");
+    let entry = serde_json::to_value(&example["adapters"]["plugin"][0]).expect("plain");
+    assert_eq!(keys(&entry), keys(&plugin), "the example shows every key");
+    let again = load(&print(&loaded, Detail::Sources), &[], &[]).expect("effective values can be read back");
+    assert_eq!(again.config, loaded.config);
+}
+
+#[test]
+fn plugins_are_checked_and_pools_may_name_them() {
+    let plugin = |name: &str, more: &str| {
+        let zeros = "0".repeat(64);
+        format!("[[adapters.plugin]]\nname = \"{name}\"\npath = \"/p\"\nsha256 = \"sha256:{zeros}\"\n{more}\n")
+    };
+    let pool = "[[pools]]\nname = \"a\"\nbackend = \"east\"\nclass = \"GC\"\nfirmness = \"held\"\nclasses = []\n";
+    load(&(plugin("east", "config = { url = \"x\", n = 3 }") + pool), &[], &[]).expect("a plugin tells its classes");
+    let found = problems(pool, &[], &[]);
+    assert!(found[0].message.contains("expected one of local, fake"), "{}", found[0].message);
+    for (text, key) in [
+        (plugin("local", ""), "adapters.plugin.0.name"),
+        (plugin("East", ""), "adapters.plugin.0.name"),
+        (plugin("a", "") + &plugin("a", ""), "adapters.plugin.1.name"),
+        (plugin("a", "replicas = 9"), "adapters.plugin.0.replicas"),
+        (plugin("a", "credentials = [\"a b\"]"), "adapters.plugin.0.credentials"),
+        (plugin("a", "sha265 = 1"), "adapters.plugin.sha265"),
+        (plugin("a", "").replace("\"/p\"", "\"p\""), "adapters.plugin.0.path"),
+        (plugin("a", "").replace("path = \"/p\"", ""), "adapters.plugin.0.path"),
+    ] {
+        assert_eq!(problems(&text, &[], &[])[0].key, key, "{text}");
+    }
+}
+
+#[test]
 fn every_key_is_documented() {
     for section in super::keys::SECTIONS {
         assert!(!section.doc.is_empty(), "{}", section.name);

@@ -7,6 +7,7 @@ pub mod flood;
 pub mod http;
 pub mod idle;
 pub mod place;
+pub mod plugins;
 pub mod resolve;
 pub mod writes;
 

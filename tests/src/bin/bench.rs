@@ -1,8 +1,8 @@
-//! Whole-program measurements: `bench resolve`, `place`, `spread`, `decide`, `local`, `flood`, `idle`, `writes`, `etcd`. Prints
-//! one JSON object.
+//! Whole-program measurements: `bench resolve`, `place`, `spread`, `decide`, `local`, `flood`, `idle`, `swap`, `plugins`, `writes`,
+//! `etcd`. Prints one JSON object.
 
 use e2e::bench::place::Placing;
-use e2e::bench::{etcd, flood, idle, place, resolve, writes};
+use e2e::bench::{etcd, flood, idle, place, plugins, resolve, writes};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
@@ -12,6 +12,8 @@ const USAGE: &str = "usage: bench resolve [IDENTIFIERS] [SECONDS] [CONNECTIONS]
        bench local [PER_SECOND] [SECONDS]     processes of this machine
        bench flood [TASKS]
        bench idle [SECONDS]
+       bench swap [TASKS] [PER_SECOND]        another version of a plugin under running tasks and requests
+       bench plugins [COUNT]                  memory of a node with idle plugins
        bench writes [CLIENTS] [SECONDS]       registry writes at three voters
        bench etcd [CLIENTS] [SECONDS] [ROUNDS]  the same and etcd in turn";
 
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
             Some("local") => place::run(placing(600, 15, "local", false)).await.map(Some),
             Some("flood") => flood::run(or(1, 10_000)).await.map(Some),
             Some("idle") => idle::run(or(1, 30)).await.map(Some),
+            Some("swap") => plugins::swap(or(1, 200), or(2, 50)).await.map(Some),
+            Some("plugins") => plugins::idle(or(1, 5)).await.map(Some),
             Some("writes") => writes::run(or(1, 64) as usize, or(2, 20)).await.map(Some),
             Some("etcd") => etcd::against(or(1, 64) as usize, or(2, 20), or(3, 3)).await.map(Some),
             _ => Ok(None),
