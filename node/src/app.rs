@@ -200,6 +200,7 @@ impl Node {
             artifacts: Some(placement.artifacts.clone()),
             pools: Some(placement.pools.clone()),
             adapters: Some(placement.adapters.clone()),
+            operations: Some(placement.operations.clone()),
             tasks: Some(placement.tasks.clone()),
             identifiers: Some(Arc::new(IdentifierService::new(door.clone(), dictionary.clone(), Some(Arc::new(seen))))),
             dictionary: Some(Arc::new(Dictionaries { service: dictionary, registry: door.clone() })),

@@ -359,7 +359,7 @@ impl Adapter for PluginAdapter {
     }
 
     async fn servers(&self, follow: bool) -> Result<mpsc::Receiver<InventoryEvent>, AdapterError> {
-        if !self.capabilities().streams_inventory {
+        if !self.can().await?.streams_inventory {
             return Err(AdapterError::unsupported("tell its servers one by one"));
         }
         let mut stream = self.call("inventory", proto::InventoryRequest { follow }, send!(inventory)).await?;
@@ -401,45 +401,45 @@ impl Adapter for PluginAdapter {
     }
 
     async fn reserve(&self, request: ReserveRequest) -> Result<Reservation, AdapterError> {
-        if !self.capabilities().reserves {
+        if !self.can().await?.reserves {
             return Err(AdapterError::unsupported("reserve capacity"));
         }
         self.checked("reserve", self.call("reserve", proto::ReserveRequest::from(request), send!(reserve)).await?)
     }
 
     async fn unreserve(&self, key: RunKey) -> Result<(), AdapterError> {
-        if !self.capabilities().reserves {
+        if !self.can().await?.reserves {
             return Err(AdapterError::unsupported("reserve capacity"));
         }
         self.call("unreserve", proto::RunKey::from(key), send!(unreserve)).await.map(drop)
     }
 
     async fn provision(&self, request: ProvisionRequest) -> Result<Resource, AdapterError> {
-        self.provisions()?;
+        self.provisions().await?;
         let request = proto::ProvisionRequest::from(request);
         self.checked("provision", self.call("provision", request, send!(provision)).await?)
     }
 
     async fn modify(&self, tag: ResourceTag, need: Quantity) -> Result<Resource, AdapterError> {
-        self.provisions()?;
+        self.provisions().await?;
         let request = proto::ModifyRequest { tag: Some(tag.into()), need: Some(need.into()) };
         self.checked("modify", self.call("modify", request, send!(modify)).await?)
     }
 
     async fn power(&self, tag: ResourceTag, action: PowerAction) -> Result<Resource, AdapterError> {
-        self.provisions()?;
+        self.provisions().await?;
         let action = proto::PowerAction::from(action).into();
         let request = proto::PowerRequest { tag: Some(tag.into()), action };
         self.checked("power", self.call("power", request, send!(power)).await?)
     }
 
     async fn release(&self, tag: ResourceTag) -> Result<Resource, AdapterError> {
-        self.provisions()?;
+        self.provisions().await?;
         self.checked("release", self.call("release", proto::ResourceTag::from(tag), send!(release)).await?)
     }
 
     async fn resource(&self, tag: ResourceTag) -> Result<Option<Resource>, AdapterError> {
-        self.provisions()?;
+        self.provisions().await?;
         let reply = self.call("get_resource", proto::ResourceTag::from(tag), send!(get_resource)).await?;
         reply.resource.map(|resource| self.checked("get_resource", resource)).transpose()
     }
@@ -595,7 +595,16 @@ impl PluginAdapter {
 }
 
 impl PluginAdapter {
-    fn provisions(&self) -> Result<(), AdapterError> {
-        if self.capabilities().provisions { Ok(()) } else { Err(AdapterError::unsupported("make machines")) }
+    /// What it can; one that was never up is waited for, as it has told nothing yet.
+    async fn can(&self) -> Result<Capabilities, AdapterError> {
+        if let Some((_, can)) = self.unit.about() {
+            return Ok(can);
+        }
+        self.unit.take(None).await?;
+        Ok(self.capabilities())
+    }
+
+    async fn provisions(&self) -> Result<(), AdapterError> {
+        if self.can().await?.provisions { Ok(()) } else { Err(AdapterError::unsupported("make machines")) }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::section::{KeyDoc, Section};
 use super::{
-    ArtifactsConfig, DataConfig, FakeConfig, HostSection, HttpConfig, LocalConfig, LogConfig, MeshConfig, NegotiationSection,
+    ArtifactsConfig, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig, LocalConfig, LogConfig, MeshConfig, NegotiationSection,
     NodeSection, RegionConfig, RegistryConfig,
 };
 use cpi::resource::PoolSpec;
@@ -52,6 +52,7 @@ pub const SECTIONS: &[SectionDoc] = &[
     doc_of::<LocalConfig>("adapters.local"),
     doc_of::<FakeConfig>("adapters.fake"),
     doc_of::<HostSection>("adapters.host"),
+    doc_of::<DeskSection>("adapters.desk"),
     doc_of::<ArtifactsConfig>("artifacts"),
     doc_of::<LogConfig>("log"),
 ];

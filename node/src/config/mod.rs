@@ -20,7 +20,7 @@ pub use print::{Detail, print};
 pub use section::{KeyDoc, Section};
 pub(crate) use validate::validate;
 pub use sections::{
-    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, FakeConfig, HostSection, HttpConfig, Isolation, LocalConfig,
+    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig, Isolation, LocalConfig,
     LogConfig, LogFormat, MeshConfig, NegotiationSection, NodeSection, PluginSection, RegionConfig, RegistryConfig,
 };
 

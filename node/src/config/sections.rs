@@ -292,6 +292,32 @@ section! {
     }
 }
 
+section! {
+    /// Where runners report: the small program by which Slurm jobs, pods and servers of other platforms fetch inputs, run the
+    /// command and tell how it ended. They dial this address.
+    pub struct DeskSection {
+        /// Address and port, the same after a restart: runners dial again. Beyond this machine it needs `tls_cert`, `tls_key`
+        /// and `tls_ca`, or `insecure`. Empty: no desk, and backends whose jobs need one run nothing.
+        pub listen: String = String::new(),
+        /// How the platforms' machines reach it, as `https://HOST:PORT`. Empty: by the address that it listens on.
+        pub advertise: String = String::new(),
+        /// PEM file with the certificate chain.
+        pub tls_cert: PathBuf = PathBuf::new(),
+        /// PEM file with the private key of `tls_cert`.
+        pub tls_key: PathBuf = PathBuf::new(),
+        /// PEM file with the authority that runners trust; they get it with their job.
+        pub tls_ca: PathBuf = PathBuf::new(),
+        /// Allows plain HTTP beyond this machine: tokens, inputs and results can then be read on their way.
+        pub insecure: bool = false,
+        /// Bytes of all outputs of a run, 1048576 to 1099511627776.
+        pub output_bytes_max: u64 = 16 << 30,
+        /// Milliseconds for which a runner tries to report after its command ended, 1000 to 86400000.
+        pub linger_ms: u64 = 600_000,
+        /// Milliseconds after which a run that neither its platform nor a runner knows is lost, 1000 to 86400000.
+        pub lost_ms: u64 = 60_000,
+    }
+}
+
 /// The backends.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -302,6 +328,8 @@ pub struct AdaptersConfig {
     pub fake: FakeConfig,
     /// What runs plugins.
     pub host: HostSection,
+    /// Where runners report.
+    pub desk: DeskSection,
     /// The plugins.
     pub plugin: Vec<PluginSection>,
 }

@@ -213,6 +213,7 @@ impl Check {
         if host.backoff_ms_max < host.backoff_ms_min {
             self.refuse("adapters.host.backoff_ms_max", "must not be less than `adapters.host.backoff_ms_min`", None);
         }
+        self.desk(config);
         let mut names = BTreeSet::new();
         if config.adapters.plugin.len() > adapters::host::PLUGINS_MAX {
             let message = format!("a node has at most {} plugins", adapters::host::PLUGINS_MAX);
@@ -243,6 +244,36 @@ impl Check {
                     let message = format!("{credential:?} is no name of a secret: expected 1 to 128 of a-z, 0-9 and -_./");
                     self.refuse(&key("credentials"), message, None);
                 }
+            }
+        }
+    }
+
+    fn desk(&mut self, config: &NodeConfig) {
+        let desk = &config.adapters.desk;
+        self.range("adapters.desk.output_bytes_max", desk.output_bytes_max, 1 << 20..=1 << 40);
+        self.range("adapters.desk.linger_ms", desk.linger_ms, 1_000..=86_400_000);
+        self.range("adapters.desk.lost_ms", desk.lost_ms, 1_000..=86_400_000);
+        if desk.listen.is_empty() {
+            return;
+        }
+        let files = [&desk.tls_cert, &desk.tls_key, &desk.tls_ca].map(|file| !file.as_os_str().is_empty());
+        let tls = files == [true; 3];
+        if !tls && files != [false; 3] {
+            self.refuse("adapters.desk.tls_cert", "`tls_cert`, `tls_key` and `tls_ca` belong together", None);
+        }
+        match desk.listen.parse::<SocketAddr>() {
+            Ok(address) if address.port() == 0 => {
+                self.refuse("adapters.desk.listen", "expected a fixed port: runners dial it again after a restart", None);
+            }
+            Ok(address) if !address.ip().is_loopback() && !tls && !desk.insecure => {
+                let hint = "set `tls_cert`, `tls_key` and `tls_ca`, or `insecure = true`";
+                let message = format!("{address} is reachable from other machines, and no TLS is configured");
+                self.refuse("adapters.desk.listen", message, Some(hint));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let message = format!("{:?} is no address: expected IP:PORT, as in 10.0.0.1:7490", desk.listen);
+                self.refuse("adapters.desk.listen", message, None);
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod digests;
 pub mod gossip;
 pub mod members;
 pub mod negotiation;
+pub mod operations;
 pub mod pending;
 pub mod placement;
 pub mod pool_watch;

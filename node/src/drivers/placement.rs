@@ -9,9 +9,11 @@ use super::custody::{TaskRecords, TaskRecordsError};
 use super::digests::{self, DigestGate, DigestParts, IdentifierLookup};
 use super::members::{KnownMember, KnownMembers};
 use super::negotiation::{self, Inbox, NegotiationHandle, NegotiationParts};
+use super::operations::{self, OperationParts, OperationRows, OperationRowsError};
 use super::runs::{ExecutorParts, RunExecutor, RunTable};
 use crate::config::{AwardMode, NegotiationSection, NodeConfig};
 use crate::http::adapter_glue::Adapters;
+use crate::http::operation_glue::OperationsDoor;
 use crate::http::glue::Artifacts;
 use crate::http::task_glue::Tasks;
 use crate::mesh::MeshHandle;
@@ -24,6 +26,7 @@ use adapters::fake::{FakeAdapter, FakeScript};
 use adapters::local::{LocalAdapter, OpenLocalError};
 use consensus::envelope::Federation;
 use consensus::negotiation::{Input, NegotiationConfig, ProviderPolicy};
+use consensus::operation::OperationConfig;
 use consensus::raft::RegistryHandle;
 use consensus::registry::{MemberRecord, Standing};
 use consensus::store::Records;
@@ -59,6 +62,9 @@ pub enum StartPlacementError {
     /// The plugins cannot be set up.
     #[error(transparent)]
     Plugins(#[from] PluginsError),
+    /// The rows of operations cannot be read.
+    #[error("the rows of operations cannot be read")]
+    Operations(#[from] OperationRowsError),
 }
 
 /// What the parts are made of.
@@ -107,6 +113,8 @@ pub struct Placement {
     pub bulk: Arc<ArtifactServer>,
     /// Judges digests, gossiped ones and those of the class `Digests`.
     pub digests: Arc<DigestGate>,
+    /// Port for HTTP.
+    pub operations: Arc<OperationsDoor>,
     /// The plugins; stopped after everything that calls them.
     pub plugins: Arc<Plugins>,
     /// For metrics and readiness.
@@ -125,7 +133,7 @@ impl Placement {
         let backends = Backends::new(config.pools.clone());
         start_builtin(config, &parts.supervisor_exe, &backends).await?;
         let plugins =
-            Plugins::open(config, parts.records.clone(), Arc::clone(&parts.dictionary), backends.clone())?;
+            Plugins::open(config, parts.records.clone(), Arc::clone(&parts.dictionary), backends.clone()).await?;
         let store = ArtifactStore::open(config.artifacts_dir(), config.data.free_bytes_min)?;
         let fetcher = ArtifactFetcher::new(*me, store.clone(), Arc::new(mesh.clone()));
         let table = RunTable::default();
@@ -152,6 +160,13 @@ impl Placement {
             pools: plugins.own_pools(),
             digest_ttl_ms: section.digest_ttl_ms,
             seed: rand::random(),
+            stop: stop.clone(),
+        })?;
+        let (operations, operations_driver) = operations::start(OperationParts {
+            rows: OperationRows::new(parts.records.clone()),
+            backends: backends.clone(),
+            vault: Arc::clone(plugins.vault()),
+            config: OperationConfig::default(),
             stop: stop.clone(),
         })?;
         let executor = RunExecutor::spawn(ExecutorParts {
@@ -181,7 +196,7 @@ impl Placement {
             stop: stop.clone(),
         });
         let watching = tokio::spawn(Arc::clone(&plugins).run(negotiation.clone(), stop.clone()));
-        for task in [driver, executor, digests_driver, watching] {
+        for task in [driver, executor, digests_driver, watching, operations_driver] {
             let stop = stop.clone();
             tasks.spawn(async move {
                 if let Err(error) = task.await {
@@ -230,6 +245,7 @@ impl Placement {
             logs: Arc::new(logs),
             bulk: Arc::new(bulk),
             digests: gate,
+            operations: Arc::new(OperationsDoor { handle: operations, plugins: Arc::clone(&plugins) }),
             plugins,
             negotiation,
             members,

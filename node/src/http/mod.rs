@@ -12,6 +12,7 @@ mod front;
 pub mod adapter_glue;
 pub mod glue;
 mod node_file;
+pub mod operation_glue;
 mod page;
 pub mod ports;
 mod problem;
@@ -34,7 +35,7 @@ pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
 
 use self::routes::{
-    adapters, artifacts, dictionary, identifiers, members, pools, register_many, registry, resolve, task_events, tasks, watch,
+    adapters, artifacts, dictionary, identifiers, members, operations, pools, register_many, registry, resolve, task_events, tasks, watch,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -86,6 +87,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(adapters::reset))
         .routes(routes!(adapters::logs))
         .routes(routes!(adapters::begin_test, adapters::test))
+        .routes(routes!(operations::begin, operations::list))
+        .routes(routes!(operations::get))
+        .routes(routes!(operations::look))
         .routes(routes!(tasks::submit, tasks::list))
         .routes(routes!(tasks::plan))
         .routes(routes!(tasks::get))

@@ -12,6 +12,7 @@ use crate::services::adapter_views::{
     AdapterDetail, AdapterLog, AdapterTestView, AdapterView, RegisterPlugin, SwapPlugin, TestPlugin,
 };
 use crate::services::member_views::{InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
+use crate::services::operation_views::{BeginOperation, OperationView};
 use crate::services::pool_views::{InventoryView, PoolView};
 use crate::services::task_views::{
     EventView, ExplainView, LogPiece, PlanView, Submitted, TaskPage, TaskQuery, TaskView,
@@ -19,6 +20,7 @@ use crate::services::task_views::{
 use adapters::contract::LogStream;
 use async_trait::async_trait;
 use bytes::Bytes;
+use consensus::operation::OperationRecord;
 use cpi::dictionary::Dictionary;
 use cpi::ids::ContentDigest;
 use cpi::ids::{PlanId, StableKey, TaskId};
@@ -183,6 +185,26 @@ pub trait AdapterPort: Send + Sync {
     async fn begin_test(&self, name: &str, request: TestPlugin) -> Result<AdapterTestView, ApiError>;
     /// The last suite of an adapter.
     async fn test(&self, name: &str) -> Result<AdapterTestView, ApiError>;
+}
+
+/// Operations on machines.
+#[async_trait]
+pub trait OperationPort: Send + Sync {
+    /// Begins an operation; the same key of the same principal is the same operation.
+    async fn begin(
+        &self,
+        principal: &str,
+        idempotency_key: Option<String>,
+        request: BeginOperation,
+    ) -> Result<OperationView, ApiError>;
+    /// An operation.
+    async fn get(&self, id: TaskId) -> Result<OperationView, ApiError>;
+    /// A page, newest first.
+    async fn list(&self, page: &PageRequest) -> Result<Page<OperationView>, ApiError>;
+    /// Has the platform asked now.
+    async fn look(&self, id: TaskId) -> Result<OperationView, ApiError>;
+    /// Changes, each once it is on disk.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<OperationRecord>>;
 }
 
 /// Tasks and plans.

@@ -2,7 +2,7 @@
 
 use super::auth::ApiKey;
 use super::ports::{
-    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, MemberPort, PoolPort, RegistryPort, TaskPort,
+    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, MemberPort, OperationPort, PoolPort, RegistryPort, TaskPort,
 };
 use super::problem::{ApiError, Code};
 use super::repeat::Repeats;
@@ -39,6 +39,8 @@ pub struct Services {
     pub pools: Option<Arc<dyn PoolPort>>,
     /// Adapters.
     pub adapters: Option<Arc<dyn AdapterPort>>,
+    /// Operations on machines.
+    pub operations: Option<Arc<dyn OperationPort>>,
     /// Tasks.
     pub tasks: Option<Arc<dyn TaskPort>>,
     /// Where answers to idempotency keys are kept; without it in memory only.
@@ -77,6 +79,7 @@ impl Services {
     accessor!(artifacts, ArtifactPort, "artifacts");
     accessor!(pools, PoolPort, "pools");
     accessor!(adapters, AdapterPort, "adapters");
+    accessor!(operations, OperationPort, "operations");
     accessor!(tasks, TaskPort, "tasks");
 
     /// Refuses a write that would add to a disk which is full.

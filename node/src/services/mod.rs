@@ -13,6 +13,7 @@ pub mod logs;
 pub mod member_views;
 pub mod members;
 pub mod plans;
+pub mod operation_views;
 pub mod pool_views;
 pub mod pools;
 pub mod registry;

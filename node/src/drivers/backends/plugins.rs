@@ -6,6 +6,7 @@ use crate::config::{ConfigProblem, NodeConfig, PluginSection, validate};
 use crate::drivers::negotiation::NegotiationHandle;
 use adapters::contract::Adapter as _;
 use adapters::host::{AddPluginError, HostConfig, PluginHost, PluginSpec, ProgramSpec, Timing, discover};
+use adapters::runner::{DeskConfig, DeskError, DeskTls, RunDesk};
 use adapters::vault::{OpenVaultError, Vault};
 use consensus::negotiation::{Input, OwnPool};
 use consensus::store::{Records, StoreError};
@@ -31,6 +32,18 @@ pub enum PluginsError {
     /// An entry that the host does not take.
     #[error("the plugins cannot be set up")]
     Add(#[from] AddPluginError),
+    /// The desk of runners.
+    #[error("the desk of runners cannot be opened")]
+    Desk(#[from] DeskError),
+    /// A file of the desk's certificates.
+    #[error("{path} cannot be read")]
+    DeskFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The rows of registered plugins.
     #[error("the registered plugins cannot be read")]
     Rows(#[from] PluginRowsError),
@@ -100,7 +113,7 @@ impl Plugins {
     ///
     /// # Errors
     /// [`PluginsError`].
-    pub fn open(
+    pub async fn open(
         config: &NodeConfig,
         records: Records,
         dictionary: Arc<dyn Fn() -> Arc<Dictionary> + Send + Sync>,
@@ -116,6 +129,18 @@ impl Plugins {
             vault: Some(Arc::clone(&vault)),
             knows_chip: Arc::new(move |chip| dictionary().chips.get(&chip.model).is_some()),
         })?;
+        let host = match desk_config(config)? {
+            Some(desk) => {
+                let insecure = desk.insecure;
+                let desk = RunDesk::open(desk).await?;
+                tracing::info!(address = %desk.address(), "runners report here");
+                if insecure {
+                    tracing::warn!("the desk of runners speaks plain HTTP: what they send and get can be read on its way");
+                }
+                host.with_desk(Arc::new(desk))
+            }
+            None => host,
+        };
         let rows = PluginRows::new(records);
         let mut config = config.clone();
         let configured = config.adapters.plugin.iter().map(|plugin| plugin.name.clone()).collect();
@@ -403,6 +428,33 @@ fn spec_of(config: &NodeConfig, section: &PluginSection) -> PluginSpec {
         replicas: section.replicas,
         limits: section.limits,
     }
+}
+
+/// What the desk is told, where there is one.
+fn desk_config(config: &NodeConfig) -> Result<Option<DeskConfig>, PluginsError> {
+    let section = &config.adapters.desk;
+    let Ok(listen) = section.listen.parse() else { return Ok(None) };
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| PluginsError::DeskFile { path: path.clone(), source })
+    };
+    let tls = if section.tls_cert.as_os_str().is_empty() {
+        None
+    } else {
+        let (cert_pem, key_pem) = (read(&section.tls_cert)?, read(&section.tls_key)?);
+        Some(DeskTls { cert_pem, key_pem, ca_pem: read(&section.tls_ca)? })
+    };
+    let defaults = DeskConfig::new(&config.plugins_dir().join("desk"));
+    Ok(Some(DeskConfig {
+        listen,
+        advertise: (!section.advertise.is_empty()).then(|| section.advertise.clone()),
+        tls,
+        insecure: section.insecure,
+        log_bytes_max: config.adapters.local.log_bytes_max,
+        output_bytes_max: section.output_bytes_max,
+        linger_ms: section.linger_ms,
+        lost_ms: section.lost_ms,
+        ..defaults
+    }))
 }
 
 fn timing(config: &NodeConfig) -> Timing {

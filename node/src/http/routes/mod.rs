@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod dictionary;
 pub mod identifiers;
 pub mod members;
+pub mod operations;
 pub mod pools;
 pub mod register_many;
 pub mod registry;

@@ -1,14 +1,16 @@
 //! `/v1/watch`: what changes, as one stream of events by topic.
 //!
 //! Topics: `tasks` (every event of every task submitted here; its index is the event's id, and resumes), `registry` (the
-//! applied index, whenever it grows), `members` (the whole list, whenever it changes). The last two are states, not
+//! applied index, whenever it grows), `members` (the whole list, whenever it changes), `operations` (each change of an
+//! operation on a machine; not resumed: what was missed stands in `/v1/operations`). `registry` and `members` are states, not
 //! histories: a reader that comes back hears the present one first.
 
 use super::stream::{EventSink, ReaderGone, resume_after, stream};
 use crate::http::extract::Query;
-use crate::http::ports::TaskPort;
+use crate::http::ports::{OperationPort, TaskPort};
 use crate::http::problem::ApiError;
 use crate::http::state::AppState;
+use crate::services::operation_views::OperationView;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -31,7 +33,7 @@ const REGISTRY_EVERY: Duration = Duration::from_millis(200);
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct WatchQuery {
-    /// Topics separated by commas: `tasks`, `registry`, `members`. None: all.
+    /// Topics separated by commas: `tasks`, `registry`, `members`, `operations`. None: the first three.
     pub topics: Option<String>,
     /// Events of tasks after this index. Default: only new ones.
     pub from: Option<u64>,
@@ -51,8 +53,9 @@ pub async fn watch(
         None | Some("") => ["tasks", "registry", "members"].map(str::to_owned).to_vec(),
         Some(text) => text.split(',').map(|topic| topic.trim().to_owned()).collect(),
     };
-    if let Some(unknown) = topics.iter().find(|topic| !matches!(topic.as_str(), "tasks" | "registry" | "members")) {
-        return Err(ApiError::parameter("topics", format!("{unknown:?}: expected tasks, registry, members")));
+    if let Some(unknown) = topics.iter().find(|topic| !matches!(topic.as_str(), "tasks" | "registry" | "members" | "operations"))
+    {
+        return Err(ApiError::parameter("topics", format!("{unknown:?}: expected tasks, registry, members, operations")));
     }
     let has = |topic: &str| topics.iter().any(|one| one == topic);
     let after = resume_after(&headers, query.from)?;
@@ -61,6 +64,7 @@ pub async fn watch(
         // an index that is no longer kept is refused before the stream begins
         tasks.events_from(after, 1).await?;
     }
+    let operations = if has("operations") { Some(state.services().operations()?.clone()) } else { None };
     let (registry, members) = (has("registry"), has("members"));
     let shared = state.clone();
     stream(&state, move |sink| async move {
@@ -72,8 +76,15 @@ pub async fn watch(
         };
         let two = async { if registry { watch_registry(&shared, &sink).await } else { std::future::pending().await } };
         let three = async { if members { watch_members(&shared, &sink).await } else { std::future::pending().await } };
+        let four = async {
+            match operations {
+                Some(operations) => watch_operations(operations, &sink).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = sink.closed() => {}
+            _ = four => {}
             _ = one => {}
             _ = two => {}
             _ = three => {}
@@ -112,6 +123,18 @@ async fn catch_up(tasks: &Arc<dyn TaskPort>, mut after: u64, sink: &EventSink) -
         }
     }
     Ok(after)
+}
+
+async fn watch_operations(operations: Arc<dyn OperationPort>, sink: &EventSink) -> Result<(), ReaderGone> {
+    let mut news = operations.subscribe();
+    loop {
+        match news.recv().await {
+            Ok(record) => sink.send(None, "operation", &OperationView::from(record.as_ref())).await?,
+            // what a slow reader missed stands in the list
+            Err(RecvError::Lagged(missed)) => sink.send(None, "missed", &json!({ "operations": missed })).await?,
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
 }
 
 async fn watch_registry(state: &AppState, sink: &EventSink) -> Result<(), ReaderGone> {
