@@ -600,7 +600,7 @@ impl PluginAdapter {
         if let Some((_, can)) = self.unit.about() {
             return Ok(can);
         }
-        self.unit.take(None).await?;
+        drop(self.unit.take(None).await?);
         Ok(self.capabilities())
     }
 

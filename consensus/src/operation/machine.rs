@@ -249,7 +249,7 @@ impl Operations {
                     self.advance(now, id);
                 }
             }
-            Step::Ending => self.over(now, id),
+            Step::Ending => self.over(id),
             Step::Calling(_) | Step::Looking(_) | Step::Resting { .. } => {}
         }
     }
@@ -367,7 +367,7 @@ impl Operations {
     }
 
     /// Its end is on disk: the next one of its resource begins.
-    fn over(&mut self, now: Now, id: TaskId) {
+    fn over(&mut self, id: TaskId) {
         let Some(op) = self.ops.remove(&id) else { return };
         let resource = op.record.resource;
         let next = self.queues.get_mut(&resource).and_then(|queue| {

@@ -166,10 +166,11 @@ impl World {
             return;
         }
         let gone = |sight: &Sight| sight.state == SightState::Released;
+        let tombstone = self.platform.get(&tag).filter(|sight| gone(sight)).cloned();
         let there = self.platform.get_mut(&tag).filter(|sight| !gone(sight));
         let answer = match (call.record.verb, there) {
             (Verb::Provision, Some(sight)) => Ok(sight.clone()),
-            (Verb::Provision, None) if self.platform.contains_key(&tag) => Ok(self.platform[&tag].clone()),
+            (Verb::Provision, None) if tombstone.is_some() => Ok(tombstone.expect("looked at a moment ago")),
             (Verb::Provision, None) => {
                 *self.made.entry(tag).or_default() += 1;
                 let sight =
