@@ -218,7 +218,10 @@ fn vault(ring: &Ring, arguments: &[&str], input: &[u8]) -> std::process::Output 
     use std::io::Write as _;
     let mut command = std::process::Command::new(binary("causeway").expect("is built"));
     command.args(["--data-dir", &ring.nodes[0].data_dir.display().to_string()]).args(arguments);
-    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let mut child = command.spawn().expect("starts");
     child.stdin.take().expect("piped").write_all(input).expect("takes the input");
     child.wait_with_output().expect("ends")
@@ -251,7 +254,8 @@ async fn a_canary_in_the_vault_is_nowhere_else() {
     for path in ["/v1/adapters", "/v1/adapters/toy", "/v1/adapters/toy/logs", "/v1/pools", "/v1/openapi.json"] {
         looked_at.push((path, client.get(path, vec![]).await.expect("answers").to_string().into_bytes()));
     }
-    looked_at.push(("a task", client.get(&format!("/v1/tasks/{id}"), vec![]).await.expect("answers").to_string().into()));
+    looked_at
+        .push(("a task", client.get(&format!("/v1/tasks/{id}"), vec![]).await.expect("answers").to_string().into()));
     let mut pids = plugin_pids(&ring, "causeway-adapter-fake");
     pids.push(i32::try_from(ring.nodes[0].pid().expect("runs")).expect("a pid"));
     assert_eq!(pids.len(), 2);
@@ -292,8 +296,10 @@ fn run(ring: &Ring, arguments: &[&str], code: i32) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_is_registered_tested_swapped_and_taken_away_while_the_node_runs() {
     let programs = Programs::new().expect("a folder");
-    let (first, second) =
-        (programs.copy("causeway-adapter-fake", 1).expect("copies"), programs.copy("causeway-adapter-fake", 2).expect("copies"));
+    let (first, second) = (
+        programs.copy("causeway-adapter-fake", 1).expect("copies"),
+        programs.copy("causeway-adapter-fake", 2).expect("copies"),
+    );
     let mut ring = start(own() + &programs.section()).await;
     let files = ring.folder().join("files");
     std::fs::create_dir(&files).expect("a folder");

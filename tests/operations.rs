@@ -87,7 +87,8 @@ async fn receiver() -> (String, Arc<Mutex<Vec<Heard>>>) {
 }
 
 async fn start(programs: &Programs, program: &std::path::Path) -> Ring {
-    let extra = programs.section() + "quarantine_ms = 1000\n" + &entry("cloud", program, "{}").expect("an entry") + POOL;
+    let extra =
+        programs.section() + "quarantine_ms = 1000\n" + &entry("cloud", program, "{}").expect("an entry") + POOL;
     Ring::start(RingOptions { nodes: 1, backend: "fake", extra, ..RingOptions::default() }).await.expect("starts")
 }
 
@@ -136,8 +137,11 @@ async fn a_machine_is_made_changed_switched_and_released_and_its_caller_told() {
         ("adapter", json!({ "adapter": "nowhere", "verb": "release", "resource": made["resource"] })),
         ("resource", json!({ "adapter": "cloud", "verb": "release" })),
         ("pool", json!({ "adapter": "cloud", "verb": "provision", "pool": "main", "class": "x", "need": amount(1) })),
-        ("webhook", json!({ "adapter": "cloud", "verb": "release", "resource": made["resource"],
-            "webhook": { "url": "http://example.org/", "secret": "hooks/test" } })),
+        (
+            "webhook",
+            json!({ "adapter": "cloud", "verb": "release", "resource": made["resource"],
+            "webhook": { "url": "http://example.org/", "secret": "hooks/test" } }),
+        ),
     ] {
         let refused = begin(&client, body, field).await.expect_err("is refused").to_string();
         assert!(refused.contains(field), "{field}: {refused}");

@@ -177,9 +177,7 @@ impl Operations {
                 let Some(op) = self.ops.get_mut(&id).filter(|op| op.step == Step::Calling(question)) else { return };
                 match answer {
                     Ok(sight) => self.judge(now, id, Some(sight)),
-                    Err((false, reason))
-                        if op.record.verb == Verb::Release && reason.code == ReasonCode::RunLost =>
-                    {
+                    Err((false, reason)) if op.record.verb == Verb::Release && reason.code == ReasonCode::RunLost => {
                         self.end(now, id, OperationPhase::Done);
                     }
                     Err((false, reason)) => self.end(now, id, OperationPhase::Failed(reason)),

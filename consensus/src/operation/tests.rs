@@ -92,7 +92,10 @@ impl World {
             match action {
                 Action::Persist(record) => self.writing.push(*record),
                 Action::Call(record, question) => {
-                    assert!(self.disk.contains_key(&record.id), "the intent is on disk before the platform hears of it");
+                    assert!(
+                        self.disk.contains_key(&record.id),
+                        "the intent is on disk before the platform hears of it"
+                    );
                     self.calls.push(OnTheWay { record: *record, question, sent_ms: self.now_ms, look: false });
                 }
                 Action::Look(record, question) => {
@@ -288,8 +291,7 @@ impl World {
 }
 
 fn machine(seed: u64) -> Operations {
-    let config =
-        OperationConfig { wait_ms_min: 50, wait_ms_max: 400, lost_ms: LOST_MS, ..OperationConfig::default() };
+    let config = OperationConfig { wait_ms_min: 50, wait_ms_max: 400, lost_ms: LOST_MS, ..OperationConfig::default() };
     Operations::new(config, seed)
 }
 

@@ -59,11 +59,8 @@ const PROCESSES: &[Column] = &[
     column("NOTES", "notes", Kind::Text),
 ];
 
-const CASES: &[Column] = &[
-    column("CASE", "case", Kind::Text),
-    column("CHIP", "chip", Kind::Text),
-    column("FAILURE", "failure", Kind::Text),
-];
+const CASES: &[Column] =
+    &[column("CASE", "case", Kind::Text), column("CHIP", "chip", Kind::Text), column("FAILURE", "failure", Kind::Text)];
 
 /// Verbs of adapters.
 #[derive(Debug, Subcommand)]
@@ -241,7 +238,8 @@ fn hash(path: &Path) -> Result<String, CliError> {
 async fn test(context: &Context, client: &Client, args: &TestArgs) -> Result<Exit, CliError> {
     if !args.starts_runs {
         return Err(CliError::Usage {
-            message: "the suite starts and ends real runs, and makes and deletes machines where the backend can".to_owned(),
+            message: "the suite starts and ends real runs, and makes and deletes machines where the backend can"
+                .to_owned(),
             hint: Some("drain a pool of the adapter, then add --starts-runs".to_owned()),
         });
     }

@@ -59,15 +59,18 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<(), CliError> {
     }
     let rules = book.choose(&args.backend, &args.platform, &args.pool).ok_or_else(|| {
         let known = book.names().join(", ");
-        CliError::NotFound(format!("no rules for backend {:?} in {}; there are {known}", args.backend, folder.display()))
+        CliError::NotFound(format!(
+            "no rules for backend {:?} in {}; there are {known}",
+            args.backend,
+            folder.display()
+        ))
     })?;
     let text = super::read_text(&args.file, REQUEST_BYTES_MAX)?;
     let source: Value =
         serde_json::from_str(&text).map_err(|error| CliError::usage(format!("{}: not JSON: {error}", args.file)))?;
     let direction = if args.north { Direction::North } else { Direction::South };
-    let explained = rules
-        .explain(direction, &args.section, &source)
-        .map_err(|error| CliError::failed(Exit::Failed, &error))?;
+    let explained =
+        rules.explain(direction, &args.section, &source).map_err(|error| CliError::failed(Exit::Failed, &error))?;
     if !args.explain {
         return print(&context.output.document(&explained.result)?);
     }

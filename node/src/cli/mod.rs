@@ -24,9 +24,9 @@ mod task;
 mod task_files;
 mod task_follow;
 mod task_show;
-mod vault;
 #[cfg(test)]
 mod tests;
+mod vault;
 
 pub use client::{Client, Extra, StreamEvent, encode};
 pub use exit::{CliError, Exit};

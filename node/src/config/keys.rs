@@ -2,8 +2,8 @@
 
 use super::section::{KeyDoc, Section};
 use super::{
-    ArtifactsConfig, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig, LocalConfig, LogConfig, MeshConfig, NegotiationSection,
-    NodeSection, RegionConfig, RegistryConfig,
+    ArtifactsConfig, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig, LocalConfig, LogConfig, MeshConfig,
+    NegotiationSection, NodeSection, RegionConfig, RegistryConfig,
 };
 use cpi::resource::PoolSpec;
 use serde_json::Value;
@@ -36,8 +36,7 @@ const fn doc_of<S: Section>(name: &'static str) -> SectionDoc {
 }
 
 /// The keys of one `[[adapters.plugin]]`, and of its `limits`.
-pub const PLUGIN_KEYS: &[&str] =
-    &["name", "path", "args", "sha256", "config", "credentials", "replicas", "limits"];
+pub const PLUGIN_KEYS: &[&str] = &["name", "path", "args", "sha256", "config", "credentials", "replicas", "limits"];
 pub const LIMIT_KEYS: &[&str] = &["memory_bytes", "cpu_milli", "files"];
 
 /// All sections in the order of the reference; `[[adapters.plugin]]` and `[[pools]]` follow them.

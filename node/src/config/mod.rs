@@ -18,11 +18,12 @@ pub use error::{ConfigError, ConfigProblem};
 pub use load::{ConfigInput, ConfigLoader, LoadedConfig};
 pub use print::{Detail, print};
 pub use section::{KeyDoc, Section};
-pub(crate) use validate::validate;
 pub use sections::{
-    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig, Isolation, LocalConfig,
-    LogConfig, LogFormat, MeshConfig, NegotiationSection, NodeSection, PluginSection, RegionConfig, RegistryConfig,
+    AdaptersConfig, ArtifactsConfig, AwardMode, DataConfig, DeskSection, FakeConfig, HostSection, HttpConfig,
+    Isolation, LocalConfig, LogConfig, LogFormat, MeshConfig, NegotiationSection, NodeSection, PluginSection,
+    RegionConfig, RegistryConfig,
 };
+pub(crate) use validate::validate;
 
 use cpi::resource::PoolSpec;
 use serde::{Deserialize, Serialize};

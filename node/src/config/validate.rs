@@ -223,7 +223,11 @@ impl Check {
             let key = |field: &str| format!("adapters.plugin.{at}.{field}");
             if !adapters::host::is_name(&plugin.name) || matches!(plugin.name.as_str(), "local" | "fake") {
                 let expected = "1 to 32 lower-case letters, digits and hyphens, and not `local` or `fake`";
-                self.refuse(&key("name"), format!("{:?} is no name of a plugin: expected {expected}", plugin.name), None);
+                self.refuse(
+                    &key("name"),
+                    format!("{:?} is no name of a plugin: expected {expected}", plugin.name),
+                    None,
+                );
             }
             if !names.insert(&plugin.name) {
                 self.refuse(&key("name"), format!("there are two plugins {:?}", plugin.name), None);
@@ -241,7 +245,8 @@ impl Check {
             }
             for credential in &plugin.credentials {
                 if !adapters::vault::is_name(credential) {
-                    let message = format!("{credential:?} is no name of a secret: expected 1 to 128 of a-z, 0-9 and -_./");
+                    let message =
+                        format!("{credential:?} is no name of a secret: expected 1 to 128 of a-z, 0-9 and -_./");
                     self.refuse(&key("credentials"), message, None);
                 }
             }
@@ -263,7 +268,11 @@ impl Check {
         }
         match desk.listen.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => {
-                self.refuse("adapters.desk.listen", "expected a fixed port: runners dial it again after a restart", None);
+                self.refuse(
+                    "adapters.desk.listen",
+                    "expected a fixed port: runners dial it again after a restart",
+                    None,
+                );
             }
             Ok(address) if !address.ip().is_loopback() && !tls && !desk.insecure => {
                 let hint = "set `tls_cert`, `tls_key` and `tls_ca`, or `insecure = true`";
@@ -300,7 +309,8 @@ impl Check {
                 other => {
                     if !plugins.contains(other) && !found.get_or_insert_with(|| found_in(config)).contains(other) {
                         let known: Vec<&str> = ["local", "fake"].into_iter().chain(plugins.iter().copied()).collect();
-                        let message = format!("{other:?} is no backend of this node: expected one of {}", known.join(", "));
+                        let message =
+                            format!("{other:?} is no backend of this node: expected one of {}", known.join(", "));
                         let hint = "a plugin has an [[adapters.plugin]] of this name";
                         self.refuse(&key("backend"), message, Some(hint));
                         continue;

@@ -13,8 +13,8 @@ use super::operations::{self, OperationParts, OperationRows, OperationRowsError}
 use super::runs::{ExecutorParts, RunExecutor, RunTable};
 use crate::config::{AwardMode, NegotiationSection, NodeConfig};
 use crate::http::adapter_glue::Adapters;
-use crate::http::operation_glue::OperationsDoor;
 use crate::http::glue::Artifacts;
+use crate::http::operation_glue::OperationsDoor;
 use crate::http::task_glue::Tasks;
 use crate::mesh::MeshHandle;
 use crate::services::artifacts::{ArtifactFetcher, ArtifactServer, ArtifactStore, OpenStoreError, Retention};

@@ -60,7 +60,10 @@ impl Adapters {
     fn plugin(&self, name: &str) -> Result<PluginView, ApiError> {
         self.adapter(name)?;
         self.plugins.host().show(name).map_err(|_| {
-            ApiError::new(Code::Conflict, format!("adapter {name:?} is built in: only plugins have processes of their own"))
+            ApiError::new(
+                Code::Conflict,
+                format!("adapter {name:?} is built in: only plugins have processes of their own"),
+            )
         })
     }
 
@@ -225,7 +228,9 @@ impl AdapterPort for Adapters {
         let free = state.is_some_and(|state| (state.digest.cordoned || state.draining) && state.runs == Some(0));
         if !free {
             let detail = format!("pool {} takes new work or has runs: the suite would take their place", pool.name);
-            return Err(ApiError::new(Code::Conflict, detail).hint(format!("`causeway pool drain {}` first.", pool.name)));
+            return Err(
+                ApiError::new(Code::Conflict, detail).hint(format!("`causeway pool drain {}` first.", pool.name))
+            );
         }
         let kind = kind(name, self.plugins.host().show(name).ok().as_ref());
         let begun = self.tests.begin(name, &kind, adapter, pool, &class.name);
@@ -234,7 +239,9 @@ impl AdapterPort for Adapters {
 
     async fn test(&self, name: &str) -> Result<AdapterTestView, ApiError> {
         self.adapter(name)?;
-        self.tests.get(name).ok_or_else(|| ApiError::not_found(format!("suite of adapter {name:?} since the node's start")))
+        self.tests
+            .get(name)
+            .ok_or_else(|| ApiError::not_found(format!("suite of adapter {name:?} since the node's start")))
     }
 }
 

@@ -1,9 +1,7 @@
 //! The services behind the ports: thin, and the only place where both are known.
 
 use super::page::{Page, PageRequest};
-use super::ports::{
-    ArtifactPort, DictionaryPort, IdentifierPort, RegistryPort, Search, Selector, Written,
-};
+use super::ports::{ArtifactPort, DictionaryPort, IdentifierPort, RegistryPort, Search, Selector, Written};
 use super::problem::{ApiError, Code};
 use crate::services::artifacts::{ArtifactStore, PutError};
 use crate::services::dictionary::{DictionaryService, PublishError};

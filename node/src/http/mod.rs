@@ -3,13 +3,13 @@
 //! `front` is the one middleware; `problem` and `error` the only places that turn errors into statuses and codes; `routes`
 //! has one file per noun. It decides nothing: handlers read parameters, call a service and write the answer.
 
+pub mod adapter_glue;
 pub mod auth;
 mod document;
 mod error;
 mod extract;
 mod fresh;
 mod front;
-pub mod adapter_glue;
 pub mod glue;
 mod node_file;
 pub mod operation_glue;
@@ -35,7 +35,8 @@ pub use state::{AppState, ReadinessCheck, Services};
 pub use system::{Check, Readiness, Version};
 
 use self::routes::{
-    adapters, artifacts, dictionary, identifiers, members, operations, pools, register_many, registry, resolve, task_events, tasks, watch,
+    adapters, artifacts, dictionary, identifiers, members, operations, pools, register_many, registry, resolve,
+    task_events, tasks, watch,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -72,7 +72,8 @@ impl OperationsDoor {
             let some = need.cpu_milli > 0 && need.memory_bytes > 0;
             if some { Ok(need) } else { Err(wrong("need", "expected a processor and memory above 0")) }
         };
-        if !makes && (pool.is_some() || class.is_some() || image.is_some() || !user_data.is_empty() || !volumes.is_empty())
+        if !makes
+            && (pool.is_some() || class.is_some() || image.is_some() || !user_data.is_empty() || !volumes.is_empty())
         {
             return Err(wrong("verb", "only `provision` takes pool, class, image, user_data and volumes"));
         }

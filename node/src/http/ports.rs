@@ -5,11 +5,11 @@
 
 use super::page::{Page, PageRequest};
 use super::problem::ApiError;
-use crate::services::identifier_views::{
-    FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
-};
 use crate::services::adapter_views::{
     AdapterDetail, AdapterLog, AdapterTestView, AdapterView, RegisterPlugin, SwapPlugin, TestPlugin,
+};
+use crate::services::identifier_views::{
+    FreshnessView, IdentifierView, RegistryStatusView, ReleaseView, ResolvedView, RevisionView, StatisticsRow,
 };
 use crate::services::member_views::{InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
 use crate::services::operation_views::{BeginOperation, OperationView};

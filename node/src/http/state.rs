@@ -2,7 +2,8 @@
 
 use super::auth::ApiKey;
 use super::ports::{
-    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, MemberPort, OperationPort, PoolPort, RegistryPort, TaskPort,
+    AdapterPort, ArtifactPort, DictionaryPort, IdentifierPort, MemberPort, OperationPort, PoolPort, RegistryPort,
+    TaskPort,
 };
 use super::problem::{ApiError, Code};
 use super::repeat::Repeats;

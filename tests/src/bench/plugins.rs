@@ -110,15 +110,15 @@ pub async fn swap(tasks: u64, per_second: u64) -> anyhow::Result<Value> {
     let client = ring.client(0)?;
     let mut ids = Vec::new();
     for number in 0..tasks {
-        let mut document = shell_task("swapped", "echo started; echo x >> out; while [ ! -e go ]; do sleep 1; done", &[]);
+        let mut document =
+            shell_task("swapped", "echo started; echo x >> out; while [ ! -e go ]; do sleep 1; done", &[]);
         document["max_runtime"] = json!("600s");
         let task = submit(&client, &document, &format!("task-{number}")).await?;
         ids.push(task["id"].as_str().context("a task has an id")?.to_owned());
     }
-    let page = || client.get("/v1/tasks", vec![("state", Some("running".to_owned())), ("limit", Some("1000".to_owned()))]);
-    let all_run = until(PATIENCE * 5, || async {
-        items(&page().await.unwrap_or_default()).len() as u64 == tasks
-    });
+    let page =
+        || client.get("/v1/tasks", vec![("state", Some("running".to_owned())), ("limit", Some("1000".to_owned()))]);
+    let all_run = until(PATIENCE * 5, || async { items(&page().await.unwrap_or_default()).len() as u64 == tasks });
     all_run.await.context("not all tasks run")?;
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -135,7 +135,9 @@ impl Plugins {
                 let desk = RunDesk::open(desk).await?;
                 tracing::info!(address = %desk.address(), "runners report here");
                 if insecure {
-                    tracing::warn!("the desk of runners speaks plain HTTP: what they send and get can be read on its way");
+                    tracing::warn!(
+                        "the desk of runners speaks plain HTTP: what they send and get can be read on its way"
+                    );
                 }
                 host.with_desk(Arc::new(desk))
             }
@@ -228,9 +230,9 @@ impl Plugins {
             let why = match pool.backend.as_str() {
                 "local" | "fake" => continue,
                 name => match standing.get(name) {
-                    None => Some(format!(
-                        "plugin {name} has no [[adapters.plugin]] with its sha256 in the configuration"
-                    )),
+                    None => {
+                        Some(format!("plugin {name} has no [[adapters.plugin]] with its sha256 in the configuration"))
+                    }
                     Some(standing) => {
                         self.host.want(name);
                         standing.as_ref().err().map(|why| format!("plugin {name}: {why}"))

@@ -7,9 +7,7 @@ use crate::drivers::backends::Backends;
 use adapters::contract::{Adapter, AdapterError};
 use adapters::resources::{PowerAction, ProvisionRequest, ResourceTag};
 use adapters::vault::Vault;
-use consensus::operation::{
-    Action, Input, OperationConfig, OperationRecord, Operations, QuestionId, Sight, Verb,
-};
+use consensus::operation::{Action, Input, OperationConfig, OperationRecord, Operations, QuestionId, Sight, Verb};
 use consensus::store::StoreError;
 use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::ids::TaskId;
@@ -163,8 +161,12 @@ pub fn start(parts: OperationParts) -> Result<(OperationHandle, tokio::task::Joi
     all.sort_by_key(|record| (record.begun, record.id));
     let webhooks = Webhooks::start(rows.clone(), vault, &all, stop.clone())?;
     let index = Arc::new(Mutex::new(index));
-    let handle =
-        OperationHandle { wishes: wishes.clone(), events: events.clone(), rows: rows.clone(), index: Arc::clone(&index) };
+    let handle = OperationHandle {
+        wishes: wishes.clone(),
+        events: events.clone(),
+        rows: rows.clone(),
+        index: Arc::clone(&index),
+    };
     let mut driver = Driver {
         machine: Operations::new(config, rand::random::<u64>() >> 1),
         clock: Instant::now(),
@@ -236,7 +238,8 @@ impl Driver {
         };
         match there {
             Some(there) => {
-                let same = (&there.adapter, there.verb, &there.request) == (&record.adapter, record.verb, &record.request);
+                let same =
+                    (&there.adapter, there.verb, &there.request) == (&record.adapter, record.verb, &record.request);
                 let _ = answer.send(if same { Ok(there) } else { Err(BeginError::Mismatch(Box::new(there))) });
             }
             None => {

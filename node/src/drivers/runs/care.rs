@@ -130,11 +130,7 @@ pub(super) async fn listen_to_all(backends: Backends, heard: mpsc::Sender<Heard>
     }
 }
 
-async fn listen(
-    mut events: broadcast::Receiver<RunEvent>,
-    heard: mpsc::Sender<Heard>,
-    stop: CancellationToken,
-) {
+async fn listen(mut events: broadcast::Receiver<RunEvent>, heard: mpsc::Sender<Heard>, stop: CancellationToken) {
     loop {
         let received = tokio::select! {
             () = stop.cancelled() => return,

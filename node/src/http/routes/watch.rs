@@ -53,9 +53,13 @@ pub async fn watch(
         None | Some("") => ["tasks", "registry", "members"].map(str::to_owned).to_vec(),
         Some(text) => text.split(',').map(|topic| topic.trim().to_owned()).collect(),
     };
-    if let Some(unknown) = topics.iter().find(|topic| !matches!(topic.as_str(), "tasks" | "registry" | "members" | "operations"))
+    if let Some(unknown) =
+        topics.iter().find(|topic| !matches!(topic.as_str(), "tasks" | "registry" | "members" | "operations"))
     {
-        return Err(ApiError::parameter("topics", format!("{unknown:?}: expected tasks, registry, members, operations")));
+        return Err(ApiError::parameter(
+            "topics",
+            format!("{unknown:?}: expected tasks, registry, members, operations"),
+        ));
     }
     let has = |topic: &str| topics.iter().any(|one| one == topic);
     let after = resume_after(&headers, query.from)?;
