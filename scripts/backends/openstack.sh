@@ -13,7 +13,7 @@ do_install() {
   if [ "$(cat "$STATE/installed" 2>/dev/null)" != "$wanted" ]; then
     mkdir -p "$STATE"
     say "installing OpenStack into $venv (some minutes)"
-    rm -rf "$venv" "$STATE/installed"
+    rm -rf "$venv" "$STATE/installed" "$STATE/schemas"
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q --disable-pip-version-check -U pip wheel 'setuptools<81' >&2
     "$venv/bin/pip" install -q --disable-pip-version-check -c "$kit/constraints.txt" \

@@ -81,6 +81,8 @@ pub(super) struct OpenStackAdapter {
     names: Names,
     pub(super) locks: Locks,
     pub(super) events: Events,
+    /// Why the last look at the runs failed, where it did.
+    failing: Mutex<Option<String>>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +109,7 @@ impl OpenStackAdapter {
             names: Mutex::default(),
             locks: Locks::default(),
             events: Events { told: Mutex::default(), sender },
+            failing: Mutex::default(),
             cloud,
         });
         tokio::spawn(poll(Arc::downgrade(&adapter)));
@@ -221,16 +224,14 @@ fn one_of(what: &str, name: &str, found: &[Named]) -> Result<Option<String>, Ada
 
 /// Looks at all runs again and again, as long as the adapter is there: events are made of what changed.
 async fn poll(adapter: Weak<OpenStackAdapter>) {
-    let mut failing = false;
     loop {
         let Some(adapter) = adapter.upgrade() else { return };
         let every = Duration::from_millis(adapter.cloud.config.poll_ms);
-        match adapter.list_runs().await {
-            Ok(_) => failing = false,
-            Err(error) if !std::mem::replace(&mut failing, true) => {
-                tracing::warn!(%error, "runs cannot be watched; it is tried again");
-            }
-            Err(_) => {}
+        let why = adapter.list_runs().await.err().map(|error| error.to_string());
+        let before =
+            std::mem::replace(&mut *adapter.failing.lock().unwrap_or_else(PoisonError::into_inner), why.clone());
+        if let (None, Some(why)) = (before, why) {
+            tracing::warn!(why, "runs cannot be watched; it is tried again");
         }
         drop(adapter);
         tokio::time::sleep(every).await;
@@ -257,20 +258,13 @@ impl Adapter for Arc<OpenStackAdapter> {
         if self.cloud.config.insecure {
             notes.push("plain HTTP is allowed: insecure = true".to_owned());
         }
-        match self.cloud.get::<serde_json::Value>(Service::Compute, "/limits").await {
-            Ok(_) => {}
-            Err(error) => {
-                notes.push(error.to_string());
-                return AdapterHealth { ready: false, notes };
-            }
+        // what the last look said: a heartbeat does not wait for a platform that hangs
+        if let Some(why) = &*self.failing.lock().unwrap_or_else(PoisonError::into_inner) {
+            notes.push(why.clone());
+            return AdapterHealth { ready: false, notes };
         }
-        match self.inventory.hosts(self.hosts_age()).await {
-            Ok(hosts) => notes.extend(hosts.notes.iter().cloned()),
-            Err(error) => notes.push(format!("the hosts cannot be told: {error}")),
-        }
-        if let Ok(list) = self.flavours.list(&self.cloud).await {
-            notes.extend(list.notes.iter().cloned());
-        }
+        notes.extend(self.inventory.notes());
+        notes.extend(self.flavours.notes());
         AdapterHealth { ready: true, notes }
     }
 

@@ -63,7 +63,7 @@ struct Profile {
 pub(super) struct FlavourList {
     flavours: Vec<Flavour>,
     profiles: BTreeMap<String, Parts>,
-    pub(super) notes: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// The list, asked for again when it is old.
@@ -92,6 +92,12 @@ fn asked(specs: &BTreeMap<String, String>) -> (BTreeMap<String, u64>, Vec<String
 }
 
 impl FlavourShelf {
+    /// What could not be told when the list was read last.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.as_ref().map(|(_, list)| list.notes.clone()).unwrap_or_default()
+    }
+
     /// The list, not older than a minute.
     pub(super) async fn list(&self, cloud: &Cloud) -> Result<Arc<FlavourList>, CloudError> {
         if let Some((at, list)) = &*self.list.lock().unwrap_or_else(PoisonError::into_inner)

@@ -141,6 +141,11 @@ impl Inventory {
         Ok(hosts)
     }
 
+    /// What could not be told when the hosts were read last.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.kept().last.as_ref().map(|(_, hosts)| hosts.notes.clone()).unwrap_or_default()
+    }
+
     async fn read(&self) -> Result<Hosts, CloudError> {
         let listed: Providers = self.cloud.get(Service::Placement, "/resource_providers").await?;
         let mut known: BTreeMap<String, Arc<Summary>> = BTreeMap::new();

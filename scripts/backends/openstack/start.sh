@@ -17,8 +17,11 @@ secret() { head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 admin=$(secret) rabbit=$(secret)
 cp "$here/driver.py" "$("$venv/bin/python" -c 'import os, nova.virt; print(os.path.dirname(nova.virt.__file__))')/causeway_kit.py"
 
+# sqlite refuses at once to turn a reader that has begun into a writer while somebody else writes: writers queue instead
+sed -i 's/text("BEGIN")/text("BEGIN IMMEDIATE")/' "$(python -c 'import oslo_db.sqlalchemy.engines as engines; print(engines.__file__)')"
+
 # ---- configuration
-database() { printf 'connection = sqlite:///%s/db/%s.sqlite?timeout=60' "$state" "$1"; }
+database() { printf 'connection = sqlite:///%s/db/%s.sqlite?timeout=60\nsqlite_synchronous = false' "$state" "$1"; }
 transport="rabbit://causeway:$rabbit@127.0.0.1:$RABBIT_PORT//"
 auth="auth_type = password
 auth_url = http://127.0.0.1:$KEYSTONE_PORT/v3
@@ -199,11 +202,27 @@ start rabbitmq env HOME="$state/home" ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=$
   RABBITMQ_LOG_BASE="$state/log" RABBITMQ_ENABLED_PLUGINS_FILE="$state/rabbit/plugins" RABBITMQ_CONF_ENV_FILE=/dev/null \
   RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}" /usr/lib/rabbitmq/bin/rabbitmq-server
 
-say "databases"
+# Migrations take minutes and always end with the same tables: those are kept beside the programs.
+schemas=${venv%/*}/schemas
+kept=
+if [ -e "$schemas/complete" ]; then
+  say "databases, from $schemas"
+  cp "$schemas"/*.sqlite "$state/db/"
+  kept=1
+else
+  say "databases, by all their migrations"
+  rm -rf "$schemas"
+  mkdir -p "$schemas"
+fi
+migrate() { # migrate DATABASE COMMAND...
+  [ -z "$kept" ] || return 0
+  local name=$1; shift
+  "$@" && cp "$state/db/$name.sqlite" "$schemas/"
+}
 jobs=()
 in_back() { local name=$1; shift; ("$@") >"$state/log/$name-db.log" 2>&1 & jobs+=("$name:$!"); }
 keystone_db() {
-  keystone-manage --config-dir "$state/keystone" db_sync
+  migrate keystone keystone-manage --config-dir "$state/keystone" db_sync
   keystone-manage --config-dir "$state/keystone" fernet_setup --keystone-user "$(id -un)" --keystone-group "$(id -gn)"
   keystone-manage --config-dir "$state/keystone" credential_setup --keystone-user "$(id -un)" --keystone-group "$(id -gn)"
   local url=http://127.0.0.1:$KEYSTONE_PORT/v3
@@ -212,26 +231,28 @@ keystone_db() {
 }
 nova_db() {
   local manage="nova-manage --config-file $state/nova/nova.conf" connection
-  connection=$(database nova_cell0)
-  $manage api_db sync
+  connection=$(database nova_cell0 | head -n 1)
+  migrate nova_api $manage api_db sync
   $manage cell_v2 map_cell0 --database_connection "${connection#connection = }"
   $manage cell_v2 create_cell --name cell1
-  $manage db sync
+  migrate nova_cell1 $manage db sync
+  migrate nova_cell0 true
 }
 # Neutron's and Cyborg's migrations do not run on sqlite: their tables are made from the models
 models() { # models IMPORT BASE DATABASE
-  local connection; connection=$(database "$3")
+  local connection; connection=$(database "$3" | head -n 1)
   python -c "import sqlalchemy
 $1
 $2.metadata.create_all(sqlalchemy.create_engine('${connection#connection = }'))"
 }
 in_back keystone keystone_db
-in_back placement placement-manage --config-dir "$state/placement" db sync
-in_back glance glance-manage --config-file "$state/glance/glance-api.conf" db_sync
+in_back placement migrate placement placement-manage --config-dir "$state/placement" db sync
+in_back glance migrate glance glance-manage --config-file "$state/glance/glance-api.conf" db_sync
 in_back nova nova_db
-in_back neutron models $'from neutron_lib.db import model_base\nfrom neutron.db.migration.models import head' model_base.BASEV2 neutron
-in_back cyborg models 'from cyborg.db.sqlalchemy import models' models.Base cyborg
+in_back neutron migrate neutron models $'from neutron_lib.db import model_base\nfrom neutron.db.migration.models import head' model_base.BASEV2 neutron
+in_back cyborg migrate cyborg models 'from cyborg.db.sqlalchemy import models' models.Base cyborg
 for job in "${jobs[@]}"; do wait "${job#*:}" || die "the database of ${job%%:*} was not made; see $state/log/${job%%:*}-db.log"; done
+touch "$schemas/complete"
 
 web keystone $KEYSTONE_PORT keystone.wsgi.api
 answers keystone $KEYSTONE_PORT
