@@ -30,7 +30,7 @@ pub struct PlayedHost {
 pub struct State {
     pub hosts: BTreeMap<String, PlayedHost>,
     pub servers: BTreeMap<String, Value>,
-    /// By method and the beginning of the path; each is used once.
+    /// By method and path; each is used once.
     pub faults: Vec<(&'static str, &'static str, Fault)>,
     /// Tokens given so far; only the last one is good.
     pub logins: u32,
@@ -115,7 +115,8 @@ impl PlayedCloud {
     /// `None`: the connection ends.
     fn answer(&self, method: &str, path: &str, token: &str, body: &Value) -> Option<(u16, Value)> {
         let mut state = self.state.lock().unwrap();
-        let at = state.faults.iter().position(|(verb, begin, _)| *verb == method && path.starts_with(begin));
+        let at =
+            state.faults.iter().position(|(verb, begin, _)| *verb == method && path.split('?').next() == Some(*begin));
         let fault = at.map(|at| state.faults.remove(at).2);
         if let Some(Fault::Says(status, message)) = fault {
             return Some((status, json!({ "refused": { "code": status, "message": message } })));
