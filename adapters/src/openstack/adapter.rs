@@ -192,17 +192,22 @@ impl OpenStackAdapter {
         Err(AdapterError::fatal(ReasonCode::Internal, format!("config.network: {name:?} is not there")))
     }
 
-    /// Waits for a while until a server is being deleted or gone.
-    pub(super) async fn until_leaving(&self, id: &str) -> Result<(), AdapterError> {
+    /// Waits for a while until a server is gone and its capacity is back. That it is being deleted is enough after that.
+    pub(super) async fn until_gone(&self, id: &str) -> Result<(), AdapterError> {
         let deadline = Instant::now() + WAIT;
-        while Instant::now() < deadline {
+        loop {
             let server = self.cloud.server(id).await.map_err(self.refused())?;
-            if server.is_none_or(|server| server.leaves() || server.status == "DELETED") {
+            let left = server.as_ref().is_none_or(|server| server.leaves() || server.status == "DELETED");
+            let gone = server.is_none_or(|server| server.status == "DELETED");
+            if gone && !self.cloud.holds_capacity(id).await.map_err(self.refused())? {
                 return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let still = || AdapterError::passing(ReasonCode::Busy, "the server is not deleted yet");
+                return if left { Ok(()) } else { Err(still()) };
             }
             tokio::time::sleep(WAIT_STEP).await;
         }
-        Err(AdapterError::passing(ReasonCode::Busy, "the server is not deleted yet"))
     }
 }
 

@@ -122,14 +122,13 @@ impl OpenStackAdapter {
         there.ok_or_else(|| AdapterError::fatal(ReasonCode::RunLost, format!("no machine {tag} is here")))
     }
 
-    /// A machine that does nothing at the moment; `busy` says what it would be asked for.
+    /// A machine that does nothing at the moment; `asked` is what for.
     async fn idle(&self, tag: ResourceTag, asked: &str) -> Result<NovaServer, AdapterError> {
-        let server = self.machine(tag).await?;
-        let idle = |server: &NovaServer| {
-            server.task_state.is_none() && !matches!(server.status.as_str(), "BUILD" | "RESIZE" | "VERIFY_RESIZE")
-        };
-        let (server, is) = self.until(self.confirmed(server).await?, idle).await?;
-        if is {
+        let rests =
+            |server: &NovaServer| server.task_state.is_none() && !matches!(server.status.as_str(), "BUILD" | "RESIZE");
+        let (server, is) = self.until(self.machine(tag).await?, rests).await?;
+        let server = self.confirmed(server).await?;
+        if is && server.task_state.is_none() && server.status != "VERIFY_RESIZE" {
             return Ok(server);
         }
         let why = format!("the machine is still {:?}, so it cannot be {asked}", server.status);

@@ -234,11 +234,16 @@ impl OpenStackAdapter {
             server.metadata.get(STOP).and_then(|code| ReasonCode::ALL.iter().find(|known| known.code() == code));
         let wall = jiff::Timestamp::now().duration_since(server.began()).as_millis();
         let wall_ms = if server.status == "ERROR" { 0 } else { u64::try_from(wall).unwrap_or(0) };
-        let console = match self.cloud.console(&server.id).await {
-            Ok(console) => console,
-            // some drivers have no console for a server that is off
-            Err(CloudError::Refused { status: 404 | 409 | 501, .. }) => String::new(),
-            Err(error) => return Err(self.cloud.refusal(&error)),
+        // without a host nothing ever ran
+        let console = if server.status == "ERROR" && server.host.is_none() {
+            String::new()
+        } else {
+            match self.cloud.console(&server.id).await {
+                Ok(console) => console,
+                // some drivers have no console for a server that is off
+                Err(CloudError::Refused { status: 404 | 409 | 501, .. }) => String::new(),
+                Err(error) => return Err(self.cloud.refusal(&error)),
+            }
         };
         let tag = server.metadata.get(TAG).map(String::as_str).unwrap_or_default();
         let told = script::read_console(tag, &console).and_then(|(_, end)| end);
@@ -337,7 +342,7 @@ impl OpenStackAdapter {
         }
         self.delete_server(&server).await?;
         // the key may be used again at once: what is being deleted counts no more, as soon as Nova says so
-        self.until_leaving(&server.id).await?;
+        self.until_gone(&server.id).await?;
         self.events.forget(key);
         Ok(())
     }

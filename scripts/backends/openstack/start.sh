@@ -17,8 +17,9 @@ secret() { head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 admin=$(secret) rabbit=$(secret)
 cp "$here/driver.py" "$("$venv/bin/python" -c 'import os, nova.virt; print(os.path.dirname(nova.virt.__file__))')/causeway_kit.py"
 
-# sqlite refuses at once to turn a reader that has begun into a writer while somebody else writes: writers queue instead
-sed -i 's/text("BEGIN")/text("BEGIN IMMEDIATE")/' "$(python -c 'import oslo_db.sqlalchemy.engines as engines; print(engines.__file__)')"
+# sqlite refuses at once to turn a reader that has begun into a writer while somebody else writes. Nova's processes share
+# their databases, so theirs queue from the beginning; the others are one process, with one thread.
+sed -i -E 's/text\("BEGIN( IMMEDIATE)?"\)/text(__import__("os").environ.get("CAUSEWAY_SQLITE_BEGIN", "BEGIN"))/' "$(python -c 'import oslo_db.sqlalchemy.engines as engines; print(engines.__file__)')"
 
 # ---- configuration
 database() { printf 'connection = sqlite:///%s/db/%s.sqlite?timeout=60\nsqlite_synchronous = false' "$state" "$1"; }
@@ -177,10 +178,10 @@ C
 
 # ---- processes
 start() { local name=$1; shift; setsid nohup "$@" >"$state/log/$name.out" 2>&1 </dev/null & echo $! >"$state/pids/$name"; }
-web() { # web NAME PORT MODULE [ARGUMENTS OF THE PROGRAM]
+web() { # web NAME PORT MODULE THREADS [ARGUMENTS OF THE PROGRAM]
   start "$1" uwsgi --master --die-on-term --http-socket "127.0.0.1:$2" --module "$3" --callable application --processes 1 \
-    --threads 4 --enable-threads --lazy-apps --buffer-size 65535 --http-chunked-input --add-header "Connection: close" \
-    --thunder-lock --need-app --socket-timeout 120 ${4:+--pyargv "$4"}
+    --threads "$4" --enable-threads --lazy-apps --buffer-size 65535 --http-chunked-input --add-header "Connection: close" \
+    --thunder-lock --need-app --socket-timeout 120 ${5:+--pyargv "$5"}
 }
 answers() { # answers NAME PORT
   for _ in $(seq 480); do
@@ -254,17 +255,18 @@ in_back cyborg migrate cyborg models 'from cyborg.db.sqlalchemy import models' m
 for job in "${jobs[@]}"; do wait "${job#*:}" || die "the database of ${job%%:*} was not made; see $state/log/${job%%:*}-db.log"; done
 touch "$schemas/complete"
 
-web keystone $KEYSTONE_PORT keystone.wsgi.api
+web keystone $KEYSTONE_PORT keystone.wsgi.api 1
 answers keystone $KEYSTONE_PORT
 seed() { CAUSEWAY_ADMIN_PASSWORD=$admin python "$here/seed.py" "$@" >>"$state/log/seed.log" 2>&1 || die "see $state/log/seed.log"; }
 # Nova reads the catalogue at its start
 seed catalogue "$state" $KEYSTONE_PORT placement=$PLACEMENT_PORT image=$GLANCE_PORT compute=$NOVA_PORT/v2.1 network=$NEUTRON_PORT accelerator=$CYBORG_PORT/v2
-web placement $PLACEMENT_PORT placement.wsgi.api
-web glance $GLANCE_PORT glance.wsgi.api
-web nova-api $NOVA_PORT nova.wsgi.osapi_compute
-web neutron $NEUTRON_PORT neutron.wsgi.api
-web cyborg $CYBORG_PORT cyborg.wsgi.api "--config-file $state/cyborg/cyborg.conf"
+web placement $PLACEMENT_PORT placement.wsgi.api 1
+web glance $GLANCE_PORT glance.wsgi.api 1
+web neutron $NEUTRON_PORT neutron.wsgi.api 1
+web cyborg $CYBORG_PORT cyborg.wsgi.api 4 "--config-file $state/cyborg/cyborg.conf"
 start cyborg-conductor cyborg-conductor --config-file "$state/cyborg/cyborg.conf"
+export CAUSEWAY_SQLITE_BEGIN='BEGIN IMMEDIATE'
+web nova-api $NOVA_PORT nova.wsgi.osapi_compute 4
 start nova-conductor nova-conductor --config-file "$state/nova/nova.conf"
 start nova-scheduler nova-scheduler --config-file "$state/nova/nova.conf"
 answers placement $PLACEMENT_PORT
@@ -273,6 +275,7 @@ answers glance $GLANCE_PORT
 answers neutron $NEUTRON_PORT
 answers nova-api $NOVA_PORT
 answers cyborg $CYBORG_PORT
+unset CAUSEWAY_SQLITE_BEGIN
 start cyborg-agent cyborg-agent --config-file "$state/cyborg/cyborg.conf"
 seed resources "$state" $KEYSTONE_PORT
 say "ready"
