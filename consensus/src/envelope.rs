@@ -40,6 +40,8 @@ pub enum StatementKind {
     Beacon,
     /// Offers, declines, acceptances and ends of one provider to one origin: the digests of their bytes.
     ProviderStatements,
+    /// A member's vote on a motion.
+    Vote,
 }
 
 /// Which federation a statement belongs to, and in which of its epochs.

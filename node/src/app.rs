@@ -17,6 +17,7 @@ use self::ballast::Ballast;
 use crate::config::NodeConfig;
 use crate::drivers::backends::Plugins;
 use crate::drivers::gossip::GossipDoor;
+use crate::drivers::motions::{MotionDesk, MotionParts, VoteRepair};
 use crate::drivers::pending::{PendingDesk, PendingParts, RepairDesk};
 use crate::drivers::placement::{Placement, PlacementParts};
 use crate::drivers::pool_watch::{DiskReady, PlacementReady, PoolWatch};
@@ -118,7 +119,18 @@ impl Node {
         let mesh = start_mesh(&config, &identity, &membership, &late).await?;
         let registry = start_registry(&config, &identity, &signer, &mut membership, &mesh).await?;
         late.registry.serve_registry(registry.clone());
-        let members = follow_members(&registry, &mesh, &membership, &stop, &tasks);
+        let metrics = Arc::new(Metrics::new());
+        let motions = MotionDesk::open(MotionParts {
+            registry: registry.clone(),
+            mesh: mesh.clone(),
+            signer: signer.clone(),
+            records: records.clone(),
+            metrics: metrics.clone(),
+        })
+        .context("reading the votes of members")?;
+        late.registry.serve_votes(Arc::new(VoteRepair::new(motions.clone())));
+        tasks.spawn(motions.clone().run(stop.clone()));
+        let members = follow_members(&registry, &mesh, &motions, &membership, &stop, &tasks);
         tasks.spawn(parts::announce(
             membership.member,
             announced(&config, &mesh.listening()),
@@ -141,7 +153,6 @@ impl Node {
         late.registry.serve_admission(approvals.clone());
         tasks.spawn(approvals.clone().run(stop.clone()));
 
-        let metrics = Arc::new(Metrics::new());
         parts::watch_mesh(&metrics, &mesh);
         let commit_wait = Duration::from_millis(config.registry.commit_wait_ms);
         let pending = PendingDesk::open(PendingParts {
@@ -191,7 +202,11 @@ impl Node {
         late.logs.set(placement.logs.clone());
         late.digests.set(placement.digests.clone());
         late.bulk.set(placement.bulk.clone());
-        late.gossip.set(Arc::new(GossipDoor { digests: placement.digests.clone(), registrations: pending }));
+        late.gossip.set(Arc::new(GossipDoor {
+            digests: placement.digests.clone(),
+            registrations: pending,
+            votes: motions.clone(),
+        }));
         let plugins = Arc::clone(&placement.plugins);
         let pools = PoolWatch::default();
         let seen = pools.clone();
@@ -209,7 +224,7 @@ impl Node {
                 membership.member,
                 registry.clone(),
                 mesh.clone(),
-                signer.clone(),
+                motions,
                 approvals,
             ))),
             records: Some(records),
@@ -309,6 +324,7 @@ async fn start_registry(
 fn follow_members(
     registry: &RegistryHandle,
     mesh: &MeshHandle,
+    motions: &MotionDesk,
     membership: &Membership,
     stop: &CancellationToken,
     tasks: &TaskTracker,
@@ -316,7 +332,7 @@ fn follow_members(
     if registry.reader().summary().is_none() {
         mesh.set_roster(membership.roster.iter().cloned().map(Into::into).collect());
     }
-    let (members, task) = roster::follow(registry.clone(), mesh.clone(), stop.clone());
+    let (members, task) = roster::follow(registry.clone(), mesh.clone(), motions.standings(), stop.clone());
     tasks.spawn(async move { drop(task.await) });
     members
 }

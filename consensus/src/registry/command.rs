@@ -1,17 +1,15 @@
-//! What can be asked of the registry, and the log entry it travels in. Format version 1; released shapes are frozen.
+//! What can be asked of the registry, and the log entry it travels in. Format version 2; released shapes are frozen.
 
 use super::genesis::Genesis;
-use super::member::Standing;
-use super::policy::FederationPolicy;
 use crate::codec::{self, CodecError};
 use crate::envelope::{Envelope, Federation, OpenError, StatementKind};
 use crate::time::Timestamp;
-use cpi::ids::{MemberId, StableKey};
+use cpi::ids::StableKey;
 use cpi::resource::RegionPlace;
 use serde::{Deserialize, Serialize};
 
 /// Format version of commands and entries.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The largest command, in bytes, so that one entry never stops replication.
 pub const COMMAND_BYTES_MAX: usize = 256 << 10;
 /// Identifiers in one command.
@@ -181,16 +179,10 @@ pub enum Command {
     Admit(Box<Admission>),
     /// Changes the issuer's own record.
     UpdateMember(MemberUpdate),
-    /// Suspends, resumes or expels a member.
-    SetStanding {
-        /// Who.
-        member: MemberId,
-        /// Its revision.
-        expected_revision: u64,
-        /// The new standing.
-        standing: Standing,
-        /// Why, for the record; at most 400 characters.
-        reason: String,
+    /// What members decided together: a member's standing, or the policy. Proposed by anybody who has the votes.
+    Decide {
+        /// Envelopes of [`StatementKind::Vote`] on one motion, 1 to [`super::motion::VOTES_MAX`].
+        votes: Vec<Vec<u8>>,
     },
     /// Registers identifiers, each on its own: some may hold and some be refused.
     Register {
@@ -236,13 +228,6 @@ pub enum Command {
         chunks: u32,
         /// SHA-256 of all pieces together.
         sha256: [u8; 32],
-    },
-    /// Sets the federation's policy.
-    SetPolicy {
-        /// The revision that is replaced; 0 at first.
-        expected_revision: u64,
-        /// The new policy.
-        policy: FederationPolicy,
     },
     /// Turns on behaviour that every replica can do by now.
     RaiseRingVersion {

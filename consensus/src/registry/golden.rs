@@ -16,14 +16,14 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn entries_and_envelopes() {
-    assert_eq!(hex(&statement_entry(Timestamp(1000), b"xyz")), "0101fbe8030378797a");
+    assert_eq!(hex(&statement_entry(Timestamp(1000), b"xyz")), "0201fbe8030378797a");
     let world = World::new();
     let key = SigningKey::from_bytes(&[1; 32]);
     let envelope = world.signed(&key, 7, &Command::RenewRaftId { lost: 3 });
     let federation = hex(&world.federation.id);
     let public = hex(&key.verifying_key().to_bytes());
     // version, kind, federation, epoch, key, sequence, body (version, variant, id), signature
-    assert!(hex(&envelope).starts_with(&format!("0100{federation}00{public}0703010a0340")), "{}", hex(&envelope));
+    assert!(hex(&envelope).starts_with(&format!("0100{federation}00{public}070302090340")), "{}", hex(&envelope));
     assert_eq!(envelope.len(), 1 + 1 + 32 + 1 + 32 + 1 + 1 + 3 + 1 + 64);
 }
 
@@ -44,10 +44,10 @@ fn rows_of_the_state() {
     world.command(&founder, &Command::Retire { key, expected_revision: 2, successor: None });
     world.command(&second, &Command::RenewRaftId { lost: 2 });
     let policy = FederationPolicy { admission_approvals: 2, voters: 5 };
-    world.command(&founder, &Command::SetPolicy { expected_revision: 0, policy });
+    world.decide(&[&founder], &Motion::Policy { expected_revision: 0, policy });
     let mut tables: BTreeMap<char, (usize, Sha256)> = BTreeMap::new();
     for (key, value) in &world.kv.0 {
-        assert!(value.is_empty() || value[0] == 1, "row {} has no version byte", hex(key));
+        assert!(value.is_empty() || value[0] == 2, "row {} has no version byte", hex(key));
         let (rows, hash) = tables.entry(char::from(key[0])).or_default();
         *rows += 1;
         for part in [key, value] {
@@ -60,24 +60,24 @@ fn rows_of_the_state() {
         .map(|(table, (rows, hash))| format!("{table} {rows} {}", &hex(&hash.finalize())[..16]))
         .collect();
     let expected = [
-        "A 1 d6d4f471347f7799",
-        "H 4 93095db65e469fb6",
-        "I 2 eb9c2d3575bc6092",
-        "K 2 1f533a906fa446d0",
-        "M 2 d0d49c278368a99e",
-        "N 2 7ce4fbafe22aef2f",
-        "O 7 ff2107367ae771ec",
-        "P 1 f1c4fc8115d80284",
-        "S 6 2051fd0c7465fd5b",
-        "T 2 69d1b235835fe972",
-        "V 1 4f4a7b998ae8ef4e",
-        "W 2 822893859a269eef",
-        "X 7 4f97c60065f9847e",
+        "A 1 8a9d6c9911eecdc6",
+        "H 4 5c301560d91d8dfa",
+        "I 2 eda6a53b673f96e1",
+        "K 2 6c3d3561743b470d",
+        "M 2 e2aac8249d8a4f35",
+        "N 2 31db8ed1036e07fa",
+        "O 7 7a60ef9ec3d032e0",
+        "P 1 8cfa4e9ade89aa3b",
+        "S 6 ef79ee49caa4780c",
+        "T 2 12cf18bacf77bccf",
+        "V 1 75b625b9a7e6f784",
+        "W 2 66297e3c5081a7c1",
+        "X 7 93fbf28f874cb96e",
     ];
     assert_eq!(found, expected);
     // row A holds the federation's id, the hash of the whole genesis
     let genesis = genesis_entry(Timestamp(5), &world.genesis);
-    assert_eq!(hex(&genesis[..8]), "0100050474657374", "version, variant, stamp, name");
+    assert_eq!(hex(&genesis[..8]), "0200050474657374", "version, variant, stamp, name");
 }
 
 #[test]

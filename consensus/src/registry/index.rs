@@ -132,14 +132,14 @@ fn count(kv: &mut dyn KvWrite, cpi: &Cpi, totals: &Totals, add: bool) {
         if sum.is_empty() {
             kv.delete(key);
         } else {
-            kv.put(key, codec::encode(1, &sum).expect("plain fields"));
+            kv.put(key, codec::encode(keys::ROW_VERSION, &sum).expect("plain fields"));
         }
     }
 }
 
 fn read<T: serde::de::DeserializeOwned>(kv: &dyn KvWrite, key: &[u8]) -> Option<T> {
     let bytes = kv.get(key)?;
-    Some(codec::decode(1, &bytes, codec::FRAME_BYTES_MAX).expect("this replica wrote it"))
+    Some(codec::decode(keys::ROW_VERSION, &bytes, codec::FRAME_BYTES_MAX).expect("this replica wrote it"))
 }
 
 /// Takes an identifier into indexes and statistics.
@@ -153,7 +153,7 @@ pub(super) fn add(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
     if carried == 0 {
         totals.change(&nameplate(cpi), true);
     }
-    kv.put(counter, codec::encode(1, &(carried + 1)).expect("a number"));
+    kv.put(counter, codec::encode(keys::ROW_VERSION, &(carried + 1)).expect("a number"));
     count(kv, cpi, &totals, true);
 }
 
@@ -169,7 +169,7 @@ pub(super) fn remove(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
         totals.change(&nameplate(cpi), true);
         kv.delete(counter);
     } else {
-        kv.put(counter, codec::encode(1, &(carried - 1)).expect("a number"));
+        kv.put(counter, codec::encode(keys::ROW_VERSION, &(carried - 1)).expect("a number"));
     }
     count(kv, cpi, &totals, false);
 }

@@ -2,6 +2,9 @@
 
 use cpi::ids::{MemberId, StableKey};
 
+/// Format version of the state's rows.
+pub(super) const ROW_VERSION: u8 = 2;
+
 /// Summary of the whole: federation, counters, registry time, replica hash.
 pub const SUMMARY: &[u8] = b"A";
 /// The federation's policy.

@@ -64,6 +64,8 @@ pub struct MemberRecord {
     pub standing: Standing,
     /// Why its standing is what it is; empty for active members.
     pub standing_reason: String,
+    /// How often its standing changed.
+    pub standing_changes: u64,
     /// Its id in Raft; another after its log was lost.
     pub raft_id: u64,
     /// When it was admitted, in registry time.

@@ -17,19 +17,21 @@ mod index;
 pub mod keys;
 pub mod kv;
 pub mod member;
+pub mod motion;
 pub mod pending;
 pub mod policy;
 pub mod read;
 pub mod response;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window;
 
 pub use command::{Admission, Command, Entry, EntryBody, IdentifierChange, Registration, Statement};
 pub use genesis::Genesis;
 pub use identifier::{IdentifierRecord, IdentifierState};
 pub use member::{KeySpan, MemberRecord, Standing};
+pub use motion::{Motion, SignedVote, Tally, Vote};
 pub use policy::FederationPolicy;
 pub use read::{Page, RegistryReader, SearchQuery, Settled, Statistic, StatisticsDimension};
 pub use response::{ChangeOutcome, ItemOutcome, Refusal, Response};

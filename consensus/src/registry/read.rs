@@ -5,6 +5,7 @@ use super::index::{self, Totals};
 use super::keys;
 use super::kv::{KvRead, prefix_end};
 use super::member::{MemberRecord, Standing};
+use super::motion::{self, Motion, Tally};
 use super::policy::FederationPolicy;
 use super::response::Response;
 use super::state::{self, RegistryState, Summary, load};
@@ -135,7 +136,10 @@ impl RegistryReader {
     pub fn members(&self) -> Vec<MemberRecord> {
         let mut members = Vec::new();
         self.kv.scan(&[keys::MEMBERS], &[keys::MEMBERS + 1], &mut |_, value| {
-            members.push(crate::codec::decode(1, value, crate::codec::FRAME_BYTES_MAX).expect("this replica wrote it"));
+            members.push(
+                crate::codec::decode(keys::ROW_VERSION, value, crate::codec::FRAME_BYTES_MAX)
+                    .expect("this replica wrote it"),
+            );
             true
         });
         members
@@ -144,6 +148,11 @@ impl RegistryReader {
     /// Members that are not expelled.
     pub fn roster(&self) -> Vec<MemberRecord> {
         self.members().into_iter().filter(|member| member.standing != Standing::Expelled).collect()
+    }
+
+    /// How many of those who sign with `voters` count for `motion`, and how many must; `None` before the genesis.
+    pub fn tally<'a>(&self, motion: &Motion, voters: impl Iterator<Item = &'a [u8; 32]>) -> Option<Tally> {
+        Some(motion::tally(&*self.kv, &self.summary()?, motion, voters))
     }
 
     /// Whether an invitation was used, and by whom.
@@ -166,8 +175,10 @@ impl RegistryReader {
         let from = keys::join(keys::HISTORY, &[&key.0]);
         let mut revisions = Vec::new();
         self.kv.scan(&from, &prefix_end(&from), &mut |_, value| {
-            revisions
-                .push(crate::codec::decode(1, value, crate::codec::FRAME_BYTES_MAX).expect("this replica wrote it"));
+            revisions.push(
+                crate::codec::decode(keys::ROW_VERSION, value, crate::codec::FRAME_BYTES_MAX)
+                    .expect("this replica wrote it"),
+            );
             true
         });
         revisions
@@ -198,7 +209,7 @@ impl RegistryReader {
                 let record = if keyed {
                     key_of(place).and_then(|key| self.identifier(&key))
                 } else {
-                    crate::codec::decode(1, value, crate::codec::FRAME_BYTES_MAX).ok()
+                    crate::codec::decode(keys::ROW_VERSION, value, crate::codec::FRAME_BYTES_MAX).ok()
                 };
                 if let Some(record) = record
                     && self.matches(query, prefix.as_deref(), dictionary, &record)
@@ -284,7 +295,8 @@ impl RegistryReader {
         self.kv.scan(&from, &prefix_end(&from), &mut |key, value| {
             groups.push(Statistic {
                 value: String::from_utf8_lossy(&key[from.len()..]).into_owned(),
-                totals: crate::codec::decode(1, value, crate::codec::FRAME_BYTES_MAX).expect("this replica wrote it"),
+                totals: crate::codec::decode(keys::ROW_VERSION, value, crate::codec::FRAME_BYTES_MAX)
+                    .expect("this replica wrote it"),
             });
             true
         });
@@ -307,7 +319,7 @@ impl RegistryReader {
         let mut releases = Vec::new();
         self.kv.scan(&[keys::RELEASES], &[keys::RELEASES + 1], &mut |key, value| {
             let stored: (u32, [u8; 32], Timestamp) =
-                crate::codec::decode(1, value, 256).expect("this replica wrote it");
+                crate::codec::decode(keys::ROW_VERSION, value, 256).expect("this replica wrote it");
             let number = key[1..].try_into().map_or(0, u32::from_be_bytes);
             releases.push((number, stored.1, stored.2));
             true

@@ -13,14 +13,14 @@ use cpi::resource::RegionPlace;
 use ed25519_dalek::{Signer as _, SigningKey};
 use std::sync::Arc;
 
-pub(super) const BEIJING: &str = "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400~2VHNVZS";
-pub(super) const DALIAN: &str = "cpi:1:C91210231MA00CP027A-GI6450-G210200-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A1C2D3/GPU/NVH800S80/U5F0C8E1A9B3D4C7E8A1B2C3D4E5F6071~36GEFEP";
+pub(crate) const BEIJING: &str = "cpi:1:C91110108MA00CP019A-GI6450-G110100-A01.GC-VM-2870TF64-20P-400G-INX8480P_800.RS-INX8480P-112-1024G-15T-400~2VHNVZS";
+pub(crate) const DALIAN: &str = "cpi:1:C91210231MA00CP027A-GI6450-G210200-B01.IC-CT-1010PF16-8P-800G-NVH800S80_1024.GP-INX8480P-112-2048G-30T-128/N0A1C2D3/GPU/NVH800S80/U5F0C8E1A9B3D4C7E8A1B2C3D4E5F6071~36GEFEP";
 
 fn place(region: &str) -> RegionPlace {
     RegionPlace { region: region.parse().unwrap(), city: "G110100".to_owned(), country: "CN".to_owned() }
 }
 
-pub(super) struct World {
+pub(crate) struct World {
     pub genesis: Genesis,
     pub kv: MemoryKv,
     index: u64,
@@ -110,7 +110,21 @@ impl World {
         }
     }
 
-    pub(super) fn reader(&self) -> RegistryReader {
+    /// The vote of whoever signs with `key`, good for an hour.
+    pub fn vote(&self, key: &SigningKey, motion: &Motion) -> Vec<u8> {
+        let vote =
+            Vote { motion: motion.clone(), reason: "because".to_owned(), until: Timestamp(self.time + 3_600_000) };
+        Envelope::seal(StatementKind::Vote, self.federation, key, 0, vote.to_bytes()).to_bytes()
+    }
+
+    /// Proposes `motion` by the founder, with these members' votes.
+    pub fn decide(&mut self, voters: &[&SigningKey], motion: &Motion) -> Response {
+        let votes = voters.iter().map(|key| self.vote(key, motion)).collect();
+        let founder = self.founder.clone();
+        self.command(&founder, &Command::Decide { votes })
+    }
+
+    pub(crate) fn reader(&self) -> RegistryReader {
         RegistryReader::new(Arc::new(self.kv.clone()))
     }
 }
@@ -171,31 +185,88 @@ fn an_expelled_member_changes_nothing_and_frees_its_name() {
     let mut world = World::new();
     let founder = world.founder.clone();
     let (dalian, _) = world.admit("dalian", 2, &["C91210231MA00CP027A"]);
-    let expel = Command::SetStanding {
-        member: MemberId(2),
-        expected_revision: 1,
-        standing: Standing::Expelled,
-        reason: "left".to_owned(),
-    };
-    assert!(matches!(world.command(&founder, &expel), Response::MemberChanged { revision: 2, .. }));
+    let expel = standing(2, 0, Standing::Expelled);
+    let expelled = world.decide(&[&founder], &expel);
+    assert!(matches!(expelled, Response::MemberChanged { revision: 2, .. }), "{expelled:?}");
+    assert_eq!(world.reader().member(MemberId(2)).unwrap().standing_reason, "because");
     let command = Command::Register { items: vec![Registration { text: DALIAN.to_owned() }], release: 1 };
     assert_eq!(world.command(&dalian, &command), Response::Refused(Refusal::SignerNotActive { member: MemberId(2) }));
     assert_eq!(world.admit("dalian", 4, &[]).1, Response::Admitted { member: MemberId(3), raft_id: 3 });
     assert_eq!(world.reader().roster().len(), 2);
-    let last = Command::SetStanding {
-        member: MemberId(3),
-        expected_revision: 1,
-        standing: Standing::Suspended,
-        reason: String::new(),
-    };
-    world.command(&founder, &last);
-    let own = Command::SetStanding {
-        member: MemberId(1),
-        expected_revision: 1,
-        standing: Standing::Suspended,
-        reason: String::new(),
-    };
-    assert_eq!(world.command(&founder, &own), Response::Refused(Refusal::LastMember));
+    world.decide(&[&founder], &standing(3, 0, Standing::Suspended));
+    let own = world.decide(&[&founder], &standing(1, 0, Standing::Suspended));
+    assert_eq!(own, Response::Refused(Refusal::LastMember));
+}
+
+fn standing(member: u64, changes: u64, standing: Standing) -> Motion {
+    Motion::Standing { member: MemberId(member), changes, standing }
+}
+
+fn needs(have: u32, need: u32) -> Response {
+    Response::Refused(Refusal::NeedsApprovals { have, need })
+}
+
+#[test]
+fn a_policy_of_two_takes_two_members_to_expel_to_suspend_and_to_change_it() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let (dalian, _) = world.admit("dalian", 2, &[]);
+    let (jinhua, _) = world.admit("jinhua", 3, &[]);
+    let two = Motion::Policy { expected_revision: 0, policy: FederationPolicy { admission_approvals: 2, voters: 3 } };
+    assert_eq!(world.decide(&[&founder], &two), Response::PolicySet { revision: 1 });
+    // one member cannot take the rule back, nor make the others fewer
+    let one = Motion::Policy { expected_revision: 1, policy: FederationPolicy::default() };
+    assert_eq!(world.decide(&[&founder], &one), needs(1, 2));
+    let suspend = standing(3, 0, Standing::Suspended);
+    assert_eq!(world.decide(&[&founder], &suspend), needs(1, 2));
+    assert_eq!(world.decide(&[&founder, &founder], &suspend), needs(1, 2), "one member is one");
+    assert_eq!(world.decide(&[&founder, &SigningKey::from_bytes(&[77; 32])], &suspend), needs(1, 2));
+    // the proposer has no vote by proposing, and whom it is about has none at all
+    let expel = standing(2, 0, Standing::Expelled);
+    assert_eq!(world.decide(&[&jinhua], &expel), needs(1, 2));
+    let resume = standing(2, 1, Standing::Active);
+    assert!(matches!(
+        world.decide(&[&founder, &jinhua], &standing(2, 0, Standing::Suspended)),
+        Response::MemberChanged { .. }
+    ));
+    assert_eq!(world.decide(&[&founder, &dalian], &resume), needs(1, 2));
+    // with one suspended the other two still must agree; votes on the standing before count no more
+    assert!(matches!(world.decide(&[&founder, &jinhua], &expel), Response::Refused(Refusal::RevisionMismatch { .. })));
+    assert!(matches!(world.decide(&[&founder, &jinhua], &resume), Response::MemberChanged { .. }));
+    let again = standing(2, 2, Standing::Expelled);
+    assert!(matches!(world.decide(&[&founder, &jinhua], &again), Response::MemberChanged { .. }));
+    assert_eq!(world.decide(&[&founder, &jinhua], &one), Response::PolicySet { revision: 2 });
+}
+
+#[test]
+fn a_member_may_go_by_itself_and_bad_votes_are_refused() {
+    let mut world = World::new();
+    let founder = world.founder.clone();
+    let (dalian, _) = world.admit("dalian", 2, &[]);
+    world.admit("jinhua", 3, &[]);
+    let three = Motion::Policy { expected_revision: 0, policy: FederationPolicy { admission_approvals: 3, voters: 3 } };
+    world.decide(&[&founder], &three);
+    let of = |world: &World, key: &SigningKey, motion: &Motion| world.vote(key, motion);
+    let (leave, other) = (standing(2, 0, Standing::Expelled), standing(3, 0, Standing::Expelled));
+    let mut forged = of(&world, &dalian, &leave);
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let mixed = vec![of(&world, &dalian, &leave), of(&world, &founder, &other)];
+    let late = Vote { motion: leave.clone(), reason: String::new(), until: Timestamp(1) };
+    let late = Envelope::seal(StatementKind::Vote, world.federation, &dalian, 0, late.to_bytes()).to_bytes();
+    let long = Vote { motion: leave.clone(), reason: "x".repeat(401), until: Timestamp(u64::MAX) };
+    let long = Envelope::seal(StatementKind::Vote, world.federation, &dalian, 0, long.to_bytes()).to_bytes();
+    for votes in [vec![], vec![forged], mixed, vec![long], vec![of(&world, &dalian, &leave); 65]] {
+        let refused = world.command(&founder, &Command::Decide { votes });
+        assert!(
+            matches!(&refused, Response::Refused(Refusal::Invalid { field, .. }) if field == "votes"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(world.command(&founder, &Command::Decide { votes: vec![late] }), needs(0, 2));
+    // all others are as many as there are to ask
+    assert_eq!(world.decide(&[&founder], &other), needs(1, 2));
+    assert!(matches!(world.decide(&[&dalian], &leave), Response::MemberChanged { .. }));
 }
 
 #[test]

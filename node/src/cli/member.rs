@@ -5,7 +5,7 @@ use super::exit::{CliError, Exit};
 use super::output::{Column, Kind, column, print, wide};
 use super::{Context, ListArgs, confirm};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const COLUMNS: &[Column] = &[
     column("MEMBER", "id|member", Kind::Text),
@@ -21,6 +21,7 @@ const COLUMNS: &[Column] = &[
     wide("ADDRESSES", "addresses", Kind::Text),
     wide("APPROVALS", "approvals.have", Kind::Text),
     wide("OF", "approvals.need", Kind::Text),
+    wide("REQUEST", "request", Kind::Text),
 ];
 
 const POLICY: &[Column] = &[
@@ -64,23 +65,28 @@ pub enum MemberCommand {
     },
     /// Joins the federation that a token invites to. Run it on the new region's machine, before its node.
     Join(super::daemon::JoinArgs),
-    /// Approves a region that asked to join with an invitation. Where the policy wants several approvals, each of so many
-    /// members does this at its own node.
+    /// Approves a region that asked to join with an invitation: exactly one request, which the answer shows. Where the policy
+    /// wants several approvals, each of so many members does this at its own node.
     Approve {
-        /// Member id or region.
-        member: String,
+        /// Region.
+        region: String,
+        /// Which request, where several wait under this name: the first digits are enough (`member list --pending -o wide`).
+        #[arg(long, value_name = "DIGEST")]
+        request: Option<String>,
     },
-    /// What all members agreed on; with an option, changes it.
+    /// What all members agreed on; with an option, votes for a change. Where the policy wants several votes, each of so many
+    /// members does this at its own node.
     #[command(after_help = "Example:\n  causeway member policy --admission-approvals 2")]
     Policy {
-        /// Members that must approve an admission, 1 to 64. The invitation is the inviter's approval.
+        /// Members that must approve an admission, and vote for an expulsion, a suspension, its end or another policy: 1 to
+        /// 64. The invitation is the inviter's approval.
         #[arg(long, value_name = "N")]
         admission_approvals: Option<u32>,
         /// Voters of the registry: 1, 3, 5 or 7.
         #[arg(long, value_name = "N")]
         voters: Option<u32>,
     },
-    /// Suspends a member: its region gets no new work and may not write.
+    /// Votes to suspend a member: its region gets no new work and may not write.
     Suspend {
         /// Member id or region.
         member: String,
@@ -91,12 +97,13 @@ pub enum MemberCommand {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Ends a suspension.
+    /// Votes to end a suspension.
     Resume {
         /// Member id or region.
         member: String,
     },
-    /// Expels a member for good.
+    /// Votes to expel a member for good. Where the policy wants several votes, each of so many members does this at its own
+    /// node; with the last one it is out, also where the registry cannot be reached.
     Expel {
         /// Member id or region.
         member: String,
@@ -140,7 +147,7 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
             output.next("on the new region's machine: causeway member join TOKEN");
         }
         MemberCommand::Join(arguments) => return super::daemon::join_async(&arguments, context).await,
-        MemberCommand::Approve { member } => act(context, &client, &member, "approve", None).await?,
+        MemberCommand::Approve { region, request } => approve(context, &client, &region, request.as_deref()).await?,
         MemberCommand::Policy { admission_approvals, voters } => {
             let answer = if admission_approvals.is_none() && voters.is_none() {
                 client.get("/v1/policy", Vec::new()).await?
@@ -150,6 +157,9 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
                 client.call(reqwest::Method::PATCH, "/v1/policy", extra).await?
             };
             output.one(&answer, POLICY, "revision")?;
+            for proposed in answer["proposed"].as_array().into_iter().flatten() {
+                output.note(missing("another policy", proposed, "causeway member policy with the same options"));
+            }
         }
         MemberCommand::Resume { member } => act(context, &client, &member, "resume", None).await?,
         MemberCommand::Suspend { member, reason, yes } => {
@@ -173,5 +183,70 @@ async fn act(
 ) -> Result<(), CliError> {
     let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
     let answer = client.post(&format!("/v1/members/{}/{verb}", encode(member)), body).await?;
-    context.output.one(&answer, COLUMNS, "id")
+    context.output.one(&answer, COLUMNS, "id")?;
+    for motion in answer["motions"].as_array().into_iter().flatten() {
+        let command = match motion["standing"].as_str() {
+            Some("expelled") => format!("causeway member expel {member}"),
+            Some("suspended") => format!("causeway member suspend {member}"),
+            _ => format!("causeway member resume {member}"),
+        };
+        let what = format!("{member} {}", motion["standing"].as_str().unwrap_or_default());
+        context.output.note(missing(&what, motion, &command));
+    }
+    Ok(())
+}
+
+/// What a vote or an approval still lacks, and how it gets it.
+fn missing(what: &str, tally: &Value, command: &str) -> String {
+    let (have, need) = (tally["have"].as_u64().unwrap_or(0), tally["need"].as_u64().unwrap_or(0));
+    match need.saturating_sub(have) {
+        0 => format!("{what}: {have} of {need} members agreed; the registry follows once it has a quorum"),
+        1 => format!("{what}: {have} of {need} members agreed; 1 is missing, at its own node: {command}"),
+        more => format!("{what}: {have} of {need} members agreed; {more} are missing, each at its own node: {command}"),
+    }
+}
+
+/// Approves the one request that waits under this name, or the one that is meant.
+async fn approve(
+    context: &Context,
+    client: &super::Client,
+    region: &str,
+    request: Option<&str>,
+) -> Result<(), CliError> {
+    let page = client.list("/v1/members", vec![("state", Some("waiting".to_owned()))], true).await?;
+    let wanted = request.map(str::to_lowercase);
+    let of = |item: &&Value| item["region"] == region;
+    let is = |item: &&Value| {
+        let digest = item["request"].as_str().unwrap_or_default();
+        wanted.as_deref().is_none_or(|wanted| digest.starts_with(wanted))
+    };
+    let waiting: Vec<&Value> = page["items"].as_array().into_iter().flatten().filter(of).filter(is).collect();
+    let found = match waiting.as_slice() {
+        [one] => one["request"].as_str().unwrap_or_default(),
+        [] => {
+            // admitted by the invitation alone, or by the approvals of others
+            let answer = client.get(&format!("/v1/members/{}", encode(region)), Vec::new()).await?;
+            if answer["state"] == "waiting" {
+                return Err(CliError::usage(format!(
+                    "no request of {region} begins with {}",
+                    request.unwrap_or_default()
+                )));
+            }
+            return context.output.one(&answer, COLUMNS, "id");
+        }
+        several => {
+            let line = |item: &&Value| format!("\n  --request {}", item["request"].as_str().unwrap_or_default());
+            let list: String = several.iter().map(line).collect();
+            return Err(CliError::usage(format!(
+                "{} requests wait under the name {region}; say which:{list}",
+                several.len()
+            )));
+        }
+    };
+    let answer = client.post(&format!("/v1/members/{}/approve", encode(region)), json!({ "request": found })).await?;
+    context.output.one(&answer, COLUMNS, "id")?;
+    if answer["state"] == "waiting" {
+        context.output.note(missing(region, &answer["approvals"], &format!("causeway member approve {region}")));
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Hands gossip to who judges it, by topic.
 
 use super::digests::DigestGate;
+use super::motions::MotionDesk;
 use super::pending::PendingDesk;
 use crate::mesh::{GossipHandler, GossipVerdict, Topic};
 use bytes::Bytes;
@@ -13,6 +14,8 @@ pub struct GossipDoor {
     pub digests: Arc<DigestGate>,
     /// Judges signed registrations.
     pub registrations: PendingDesk,
+    /// Judges signed votes.
+    pub votes: MotionDesk,
 }
 
 impl GossipHandler for GossipDoor {
@@ -20,6 +23,7 @@ impl GossipHandler for GossipDoor {
         match topic {
             Topic::Digests => self.digests.on_digest(author, &payload),
             Topic::Registrations => self.registrations.on_registration(author, &payload),
+            Topic::Votes => self.votes.on_vote(author, &payload),
         }
     }
 }

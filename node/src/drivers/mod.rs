@@ -6,6 +6,7 @@ pub mod custody;
 pub mod digests;
 pub mod gossip;
 pub mod members;
+pub mod motions;
 pub mod negotiation;
 pub mod operations;
 pub mod pending;

@@ -18,6 +18,8 @@ pub enum RegistryTopic {
     Repair = 1,
     /// Joins that wait, and approvals of them.
     Admission = 2,
+    /// Anti-entropy of votes.
+    Votes = 3,
 }
 
 impl RegistryTopic {
@@ -34,6 +36,7 @@ impl RegistryTopic {
             0 => Self::Raft,
             1 => Self::Repair,
             2 => Self::Admission,
+            3 => Self::Votes,
             _ => return None,
         };
         Some((topic, frame.slice(1..)))
@@ -91,6 +94,7 @@ pub struct RegistryFrames {
     registry: OnceLock<RegistryHandle>,
     repair: OnceLock<Arc<dyn FrameHandler>>,
     admission: OnceLock<Arc<dyn FrameHandler>>,
+    votes: OnceLock<Arc<dyn FrameHandler>>,
 }
 
 impl RegistryFrames {
@@ -109,6 +113,11 @@ impl RegistryFrames {
         let _ = self.admission.set(handler);
     }
 
+    /// Anti-entropy of votes, without its topic, goes to `handler` from now on.
+    pub fn serve_votes(&self, handler: Arc<dyn FrameHandler>) {
+        let _ = self.votes.set(handler);
+    }
+
     async fn raft(&self, from: MemberId, class: RaftClass, frame: Bytes) -> Result<Bytes, String> {
         match self.registry.get() {
             Some(registry) => registry.serve(from, class, frame).await,
@@ -121,6 +130,7 @@ impl RegistryFrames {
             RegistryTopic::Raft => None,
             RegistryTopic::Repair => self.repair.get(),
             RegistryTopic::Admission => self.admission.get(),
+            RegistryTopic::Votes => self.votes.get(),
         }
     }
 }

@@ -118,15 +118,16 @@ pub trait MemberPort: Send + Sync {
     async fn invite(&self, request: &InviteRequest) -> Result<InvitationView, ApiError>;
     /// What all members agreed on.
     fn policy(&self) -> PolicyView;
-    /// Changes it.
+    /// Votes for another one, which takes effect with the last vote needed.
     async fn set_policy(&self, request: &PolicyRequest) -> Result<PolicyView, ApiError>;
-    /// Approves a region that asked to join, here or at another member; admits it with the last approval needed.
-    async fn approve(&self, id: &str) -> Result<MemberView, ApiError>;
-    /// Suspends.
+    /// Approves exactly this request of a region that asked to join, here or at another member; admits it with the last
+    /// approval needed.
+    async fn approve(&self, region: &str, request: &str) -> Result<MemberView, ApiError>;
+    /// Votes to suspend.
     async fn suspend(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;
-    /// Ends a suspension.
+    /// Votes to end a suspension.
     async fn resume(&self, id: &str) -> Result<MemberView, ApiError>;
-    /// Expels for good.
+    /// Votes to expel for good.
     async fn expel(&self, id: &str, reason: Option<&str>) -> Result<MemberView, ApiError>;
 }
 

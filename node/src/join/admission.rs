@@ -15,7 +15,7 @@ use consensus::registry::{Admission, Command, Genesis, MemberRecord, Refusal, Re
 use consensus::time::Timestamp;
 use cpi::ids::{MemberId, RegionName};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Joins that may wait for approval here.
@@ -42,6 +42,8 @@ pub trait AdmissionRegistry: Send + Sync {
 /// A join that waits for approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingJoin {
+    /// What an approval signs ([`Admission::approval_of`]): two requests under one name are told apart by it.
+    pub request: [u8; 32],
     /// Its region.
     pub region: RegionName,
     /// City code.
@@ -72,7 +74,8 @@ pub struct AdmissionDesk {
     signer: Signer,
     registry: Arc<dyn AdmissionRegistry>,
     transport_key: [u8; 32],
-    waiting: Mutex<BTreeMap<RegionName, Waiting>>,
+    /// By what an approval signs.
+    waiting: Mutex<BTreeMap<[u8; 32], Waiting>>,
     now: fn() -> Timestamp,
 }
 
@@ -133,11 +136,12 @@ impl AdmissionDesk {
     /// Joins that wait for approval here.
     pub fn pending(&self) -> Vec<PendingJoin> {
         let need = self.approvals_needed();
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.waiting();
         waiting
             .iter()
-            .map(|(region, waiting)| PendingJoin {
-                region: region.clone(),
+            .map(|(request, waiting)| PendingJoin {
+                request: *request,
+                region: waiting.body.place.region.clone(),
                 city: waiting.body.place.city.clone(),
                 country: waiting.body.place.country.clone(),
                 enterprises: waiting.token.invitation.enterprises.clone(),
@@ -150,7 +154,7 @@ impl AdmissionDesk {
     /// The same as other members are told of it.
     pub(super) fn waiting_joins(&self) -> Vec<WaitingJoin> {
         let need = self.approvals_needed();
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.waiting();
         let join = |waiting: &Waiting| WaitingJoin {
             request: waiting.request.clone(),
             enterprises: waiting.token.invitation.enterprises.clone(),
@@ -182,9 +186,9 @@ impl AdmissionDesk {
         }
     }
 
-    /// Admits the join of `region` if it has its approvals; the new member, or `None` while more are needed.
-    pub(super) async fn admit(&self, region: &RegionName) -> Result<Option<MemberId>, String> {
-        match self.try_admit(region).await {
+    /// Admits the joiner of `request` if it has its approvals; the new member, or `None` while more are needed.
+    pub(super) async fn admit(&self, request: &[u8; 32]) -> Result<Option<MemberId>, String> {
+        match self.try_admit(request).await {
             Some(Answer::Admitted { member, .. }) => Ok(Some(member)),
             Some(Answer::Waiting { .. }) | None => Ok(None),
             Some(Answer::Refused { reason } | Answer::Unavailable { reason }) => Err(reason),
@@ -197,20 +201,16 @@ impl AdmissionDesk {
         count(waiting, (waiting.token.signing_key == own).then_some(own))
     }
 
-    /// Approves the join of `region` for this member, and admits it if that was the last approval needed.
+    /// Approves exactly this request for this member, and admits it if that was the last approval needed.
     ///
     /// # Errors
     /// [`ApproveError`].
-    pub async fn approve(&self, region: &str) -> Result<Option<MemberRecord>, ApproveError> {
-        let not_waiting = || ApproveError::NotWaiting { region: region.to_owned() };
-        let name: RegionName = region.parse().map_err(|_| not_waiting())?;
-        let digest = {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.get(&name).ok_or_else(not_waiting)?.approval_digest()
-        };
-        let approval = self.sign_approval(digest);
-        self.add_approval(&name, &approval);
-        match self.try_admit(&name).await {
+    pub async fn approve(&self, request: &[u8; 32]) -> Result<Option<MemberRecord>, ApproveError> {
+        if !self.waiting().contains_key(request) {
+            return Err(ApproveError::NotWaiting { request: data_encoding::HEXLOWER.encode(request) });
+        }
+        self.add_approval(&self.sign_approval(*request));
+        match self.try_admit(request).await {
             Some(Answer::Admitted { member, .. }) => Ok(self.registry.reader().member(member)),
             Some(Answer::Waiting { .. }) | None => Ok(None),
             Some(Answer::Refused { reason } | Answer::Unavailable { reason }) => Err(ApproveError::Registry(reason)),
@@ -218,13 +218,13 @@ impl AdmissionDesk {
     }
 
     /// Adds another member's approval of a join that waits here. Returns whether it counts.
-    pub fn add_approval(&self, region: &RegionName, approval: &Envelope) -> bool {
+    pub fn add_approval(&self, approval: &Envelope) -> bool {
         let by = self.registry.reader().member_of_key(&approval.key);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(waiting) = waiting.get_mut(region) else { return false };
+        let Some(request) = request_of(approval) else { return false };
+        let mut waiting = self.waiting();
+        let Some(waiting) = waiting.get_mut(&request) else { return false };
         let counts = by.is_some_and(|by| by.standing == Standing::Active)
             && approval.verify(StatementKind::Approval, &self.signer.federation()).is_ok()
-            && approval.body == waiting.approval_digest()
             && waiting.approvals.len() < APPROVALS_MAX;
         if counts {
             waiting.approvals.insert(approval.key, approval.to_bytes());
@@ -256,21 +256,23 @@ impl AdmissionDesk {
         if let Err(error) = self.check_token(&token, &body, &peer.transport_key) {
             return refused(error);
         }
-        let region = body.place.region.clone();
+        let request = Admission::approval_of(&ask.request, &token.invitation.enterprises);
         {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = waiting.get(&region).is_some_and(|known| known.request == ask.request);
-            if !same {
+            let mut waiting = self.waiting();
+            if !waiting.contains_key(&request) {
+                // one joiner has one request, the last; others under the same name wait beside it
+                let now = (self.now)();
+                waiting.retain(|_, other| other.signing_key != signing_key && now < other.token.invitation.expires_at);
                 if waiting.len() >= WAITING_MAX {
                     return Answer::Unavailable { reason: "too many joins wait for approval".into() };
                 }
                 // The invitation is the inviter's approval.
                 let fresh = Waiting { token, request: ask.request, body, signing_key, approvals: BTreeMap::new() };
-                waiting.insert(region.clone(), fresh);
+                waiting.insert(request, fresh);
             }
         }
         let gone = || Answer::Unavailable { reason: "the request was replaced by another one meanwhile".into() };
-        self.try_admit(&region).await.unwrap_or_else(gone)
+        self.try_admit(&request).await.unwrap_or_else(gone)
     }
 
     fn check_token(&self, token: &Token, body: &JoinRequest, transport_key: &[u8; 32]) -> Result<(), InvitationError> {
@@ -303,19 +305,18 @@ impl AdmissionDesk {
         })
     }
 
-    /// Puts a waiting join before the registry if it has its approvals; `None` if none of that region waits.
-    pub(super) async fn try_admit(&self, region: &RegionName) -> Option<Answer> {
+    /// Puts a waiting join before the registry if it has its approvals; `None` if no such request waits.
+    pub(super) async fn try_admit(&self, request: &[u8; 32]) -> Option<Answer> {
         let need = self.approvals_needed();
         let (admission, keys) = {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let waiting = waiting.get(region)?;
+            let waiting = self.waiting();
+            let waiting = waiting.get(request)?;
             let have = self.have(waiting);
             if have < need {
                 return Some(Answer::Waiting { have, need });
             }
             (waiting.admission(), (waiting.signing_key, waiting.body.transport_key))
         };
-        let nonce = admission.invitation_nonce;
         let command = Command::Admit(Box::new(admission));
         let envelope = match self.signer.seal_command(command.to_bytes()) {
             Ok(envelope) => envelope.to_bytes(),
@@ -324,13 +325,13 @@ impl AdmissionDesk {
         let outcome = self.registry.propose(envelope, COMMIT_WAIT).await;
         // Whatever this attempt came to: an earlier one may have been committed.
         if let Some(answer) = self.admitted(&keys.0, &keys.1) {
-            self.forget(region, nonce);
+            self.waiting().remove(request);
             return Some(answer);
         }
         Some(match outcome {
             Ok(Response::Refused(Refusal::NeedsApprovals { have, need })) => Answer::Waiting { have, need },
             Ok(Response::Refused(refusal)) => {
-                self.forget(region, nonce);
+                self.waiting().remove(request);
                 Answer::Refused { reason: refusal.to_string() }
             }
             Ok(_) => Answer::Unavailable { reason: "admitted; the replica here is about to see it".into() },
@@ -338,19 +339,12 @@ impl AdmissionDesk {
         })
     }
 
-    fn forget(&self, region: &RegionName, nonce: [u8; 16]) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.get(region).is_some_and(|waiting| waiting.body.invitation_nonce == nonce) {
-            waiting.remove(region);
-        }
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiting {
-    fn approval_digest(&self) -> [u8; 32] {
-        Admission::approval_of(&self.request, &self.token.invitation.enterprises)
-    }
-
     fn admission(&self) -> Admission {
         Admission {
             invitation_nonce: self.body.invitation_nonce,
@@ -363,6 +357,11 @@ impl Waiting {
             approvals: self.approvals.values().cloned().collect(),
         }
     }
+}
+
+/// Which request an approval is of.
+pub(super) fn request_of(approval: &Envelope) -> Option<[u8; 32]> {
+    approval.body.as_slice().try_into().ok()
 }
 
 /// How many members approve: those who said so, and `inviting`.

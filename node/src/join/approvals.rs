@@ -1,15 +1,15 @@
 //! Approvals of admissions travel between members: whoever has a joiner at its desk tells all others, and gathers what they
-//! sign. Format version 1.
+//! sign. Format version 2.
 //!
 //! ```text
 //! desk     --Waiting{joins}-->            every member, again and again while somebody waits
 //! desk     <--Approvals{signed here}--    answer: what this member approved of them
-//! approver --Approve{region, approval}--> the desk, at once; if it is away, the next Waiting fetches it
+//! approver --Approve{approval}-->         the desk, at once; if it is away, the next Waiting fetches it
 //! ```
-//! An approval signs the joiner's request together with the enterprise codes it would be admitted with. The registry counts
+//! An approval names the request by its digest and nothing else: it signs the joiner's request together with the enterprise codes it would be admitted with. The registry counts
 //! and verifies them in the end; nothing here lets anybody in.
 
-use super::admission::{AdmissionDesk, PendingJoin};
+use super::admission::{AdmissionDesk, PendingJoin, request_of};
 use super::joiner::check_proofs;
 use super::{ApproveError, InvitationError};
 use crate::drivers::raft::RegistryTopic;
@@ -20,7 +20,7 @@ use consensus::codec::{self, CodecError};
 use consensus::envelope::Envelope;
 use consensus::registry::MemberRecord;
 use consensus::registry::command::{Admission, JoinRequest};
-use cpi::ids::{MemberId, RegionName};
+use cpi::ids::MemberId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The largest note: a desk's joins, each with a request.
 const NOTE_BYTES_MAX: usize = 512 << 10;
 /// Joins that one desk may tell of.
@@ -58,12 +58,12 @@ pub(super) struct WaitingJoin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Note {
     Waiting { joins: Vec<WaitingJoin> },
-    Approve { region: RegionName, approval: Vec<u8> },
+    Approve { approval: Vec<u8> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Reply {
-    Approvals { approvals: Vec<(RegionName, Vec<u8>)> },
+    Approvals { approvals: Vec<Vec<u8>> },
     Counted { admitted: Option<MemberId> },
     Refused { reason: String },
 }
@@ -91,7 +91,8 @@ struct Seen {
 pub struct Approvals {
     desk: Arc<AdmissionDesk>,
     mesh: MeshHandle,
-    seen: Mutex<BTreeMap<(MemberId, RegionName), Seen>>,
+    /// By desk and by what an approval signs.
+    seen: Mutex<BTreeMap<(MemberId, [u8; 32]), Seen>>,
 }
 
 impl Approvals {
@@ -105,7 +106,7 @@ impl Approvals {
         &self.desk
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<(MemberId, RegionName), Seen>> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<(MemberId, [u8; 32]), Seen>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|_, join| join.at.elapsed() < FORGET_AFTER);
         seen
@@ -114,10 +115,11 @@ impl Approvals {
     /// Joins that wait for approval, at any desk, as far as known here.
     pub fn pending(&self) -> Vec<PendingJoin> {
         let mut all = self.desk.pending();
-        for ((_, region), seen) in self.seen().iter() {
-            if !all.iter().any(|join| join.region == *region) {
+        for ((_, request), seen) in self.seen().iter() {
+            if !all.iter().any(|join| join.request == *request) {
                 all.push(PendingJoin {
-                    region: region.clone(),
+                    request: *request,
+                    region: seen.body.place.region.clone(),
                     city: seen.body.place.city.clone(),
                     country: seen.body.place.country.clone(),
                     enterprises: seen.join.enterprises.clone(),
@@ -129,39 +131,38 @@ impl Approvals {
         all
     }
 
-    /// Approves the join of `region` for this member, wherever it waits. `Ok(None)`: approved, and more are needed, or the
+    /// Approves exactly this request for this member, wherever it waits. `Ok(None)`: approved, and more are needed, or the
     /// desk is away and fetches the approval later.
     ///
     /// # Errors
     /// [`ApproveError`].
-    pub async fn approve(&self, region: &str) -> Result<Option<MemberRecord>, ApproveError> {
-        let own = match self.desk.approve(region).await {
+    pub async fn approve(&self, request: &[u8; 32]) -> Result<Option<MemberRecord>, ApproveError> {
+        let own = match self.desk.approve(request).await {
             Err(ApproveError::NotWaiting { .. }) => None,
             own => Some(own),
         };
         let sent: Vec<(MemberId, Note)> = self
             .seen()
             .iter_mut()
-            .filter(|((_, name), _)| name.as_str() == region)
-            .map(|((collector, name), seen)| {
-                let digest = Admission::approval_of(&seen.join.request, &seen.join.enterprises);
-                let approval = self.desk.sign_approval(digest).to_bytes();
+            .filter(|((_, seen), _)| seen == request)
+            .map(|((collector, _), seen)| {
+                let approval = self.desk.sign_approval(*request).to_bytes();
                 seen.approval = Some(approval.clone());
-                (*collector, Note::Approve { region: name.clone(), approval })
+                (*collector, Note::Approve { approval })
             })
             .collect();
         if let Some(own) = own {
             return own;
         }
         if sent.is_empty() {
-            return Err(ApproveError::NotWaiting { region: region.to_owned() });
+            return Err(ApproveError::NotWaiting { request: data_encoding::HEXLOWER.encode(request) });
         }
         for (collector, note) in sent {
             match self.tell(collector, &note).await {
                 Some(Reply::Counted { admitted: Some(member) }) => return Ok(self.desk.member(member).await),
                 Some(Reply::Refused { reason }) => return Err(ApproveError::Registry(reason)),
                 Some(_) => {}
-                None => tracing::info!(member = %collector, region, "the approval is fetched once its desk is back"),
+                None => tracing::info!(member = %collector, "the approval is fetched once its desk is back"),
             }
         }
         Ok(None)
@@ -200,28 +201,26 @@ impl Approvals {
                 let (me, note) = (Arc::clone(&self), note.clone());
                 asked.spawn(async move { (peer.member, me.tell(peer.member, &note).await) });
             }
-            let mut regions = std::collections::BTreeSet::new();
+            let mut requests = std::collections::BTreeSet::new();
             while let Some(answered) = asked.join_next().await {
                 let Ok((from, Some(Reply::Approvals { approvals }))) = answered else { continue };
-                for (region, approval) in approvals.into_iter().take(JOINS_PER_DESK_MAX) {
-                    if self.take_approval(from, &region, &approval) {
-                        regions.insert(region);
-                    }
-                }
+                let taken = approvals.into_iter().take(JOINS_PER_DESK_MAX);
+                requests.extend(taken.filter_map(|approval| self.take_approval(from, &approval)));
             }
-            for region in regions {
-                self.desk.try_admit(&region).await;
+            for request in requests {
+                self.desk.try_admit(&request).await;
             }
         }
     }
 
-    /// Counts an approval that `from` signed. Returns whether it counts.
-    fn take_approval(&self, from: MemberId, region: &RegionName, approval: &[u8]) -> bool {
-        let counts = Envelope::from_bytes(approval).is_ok_and(|approval| self.desk.add_approval(region, &approval));
-        if !counts {
-            tracing::warn!(member = %from, %region, "an approval does not hold, or nobody of that name waits here");
+    /// Counts an approval that `from` brings. Returns which request it is of, if it counts.
+    fn take_approval(&self, from: MemberId, approval: &[u8]) -> Option<[u8; 32]> {
+        let opened = Envelope::from_bytes(approval).ok();
+        let counts = opened.filter(|approval| self.desk.add_approval(approval));
+        if counts.is_none() {
+            tracing::warn!(member = %from, "an approval does not hold, or no such request waits here");
         }
-        counts
+        request_of(&counts?)
     }
 
     /// Remembers who waits at the desk of `from`; gives what this member approved of them.
@@ -233,19 +232,17 @@ impl Approvals {
         for join in joins {
             let proven = check_proofs(&join.request, &self.desk.federation());
             let (body, _) = proven.map_err(|error: InvitationError| error.to_string())?;
-            checked.insert(body.place.region.clone(), (join, body));
+            checked.insert(Admission::approval_of(&join.request, &join.enterprises), (join, body));
         }
         let mut seen = self.seen();
-        seen.retain(|(desk, region), _| *desk != from || checked.contains_key(region));
+        seen.retain(|(desk, request), _| *desk != from || checked.contains_key(request));
         let mut approvals = Vec::new();
-        for (region, (join, body)) in checked {
-            let place = (from, region.clone());
-            let before = seen
-                .get(&place)
-                .filter(|before| before.join.request == join.request && before.join.enterprises == join.enterprises);
+        for (request, (join, body)) in checked {
+            let place = (from, request);
+            let before = seen.get(&place);
             // another request under the same name needs another approval
             let approval = before.and_then(|before| before.approval.clone());
-            approvals.extend(approval.iter().map(|approval| (region.clone(), approval.clone())));
+            approvals.extend(approval.clone());
             if before.is_some() || seen.len() < JOINS_MAX {
                 seen.insert(place, Seen { join, body, at: Instant::now(), approval });
             }
@@ -259,13 +256,13 @@ impl FrameHandler for Approvals {
     async fn on_request(&self, from: MemberId, _: StreamClass, frame: Bytes) -> Result<Bytes, String> {
         let reply = match Note::from_bytes(&frame).map_err(|error| error.to_string())? {
             Note::Waiting { joins } => self.hear(from, joins)?,
-            Note::Approve { region, approval } if self.take_approval(from, &region, &approval) => {
-                match self.desk.admit(&region).await {
+            Note::Approve { approval } => match self.take_approval(from, &approval) {
+                Some(request) => match self.desk.admit(&request).await {
                     Ok(admitted) => Reply::Counted { admitted },
                     Err(reason) => Reply::Refused { reason },
-                }
-            }
-            Note::Approve { region, .. } => Reply::Refused { reason: format!("{region} does not wait here") },
+                },
+                None => Reply::Refused { reason: "this request does not wait here".to_owned() },
+            },
         };
         Ok(codec::encode(VERSION, &reply).expect("plain fields").into())
     }

@@ -57,11 +57,11 @@ pub enum InviteError {
 /// Why a waiting join was not approved.
 #[derive(Debug, thiserror::Error)]
 pub enum ApproveError {
-    /// Nobody of that name waits.
-    #[error("no region {region} waits for approval here")]
+    /// No such request waits.
+    #[error("no request {request} waits for approval here; `causeway member list --pending` shows those that do")]
     NotWaiting {
-        /// As given.
-        region: String,
+        /// Its digest.
+        request: String,
     },
     /// The registry refused it or could not be reached.
     #[error("{0}")]

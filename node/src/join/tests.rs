@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use consensus::envelope::StatementKind;
 use consensus::registry::kv::MemoryKv;
 use consensus::registry::{
-    Command, Entry, EntryBody, FederationPolicy, RegistryReader, RegistryState, Response, Standing, Statement,
+    Command, Entry, EntryBody, FederationPolicy, Motion, RegistryReader, RegistryState, Response, Standing, Statement,
+    Vote,
 };
 use consensus::store::Records;
 use consensus::time::Timestamp;
@@ -220,7 +221,10 @@ async fn more_than_one_must_approve_where_the_policy_says_so() {
     let folders: [tempfile::TempDir; 2] = std::array::from_fn(|_| tempfile::tempdir().expect("a folder"));
     try_join(folders[0].path(), &founder.invite(None), "dalian", PATIENCE).await.expect("one is enough yet");
     let policy = FederationPolicy { admission_approvals: 2, ..FederationPolicy::default() };
-    let set = founder.command(&Command::SetPolicy { expected_revision: 0, policy }).await;
+    let motion = Motion::Policy { expected_revision: 0, policy };
+    let vote = Vote { motion, reason: String::new(), until: Timestamp(NOW + 60_000) };
+    let votes = vec![founder.signer.seal(StatementKind::Vote, vote.to_bytes()).to_bytes()];
+    let set = founder.command(&Command::Decide { votes }).await;
     assert!(set.refusal().is_none(), "{set:?}");
     let token = founder.invite(None);
     let waiting = try_join(folders[1].path(), &token, "jinhua", Duration::ZERO).await.expect_err("not yet");
@@ -237,13 +241,33 @@ async fn more_than_one_must_approve_where_the_policy_says_so() {
     let approve = |body: Vec<u8>| {
         consensus::envelope::Envelope::seal(StatementKind::Approval, federation, dalian.signing_key(), 0, body)
     };
-    let region = "jinhua".parse().expect("a name");
-    assert!(!founder.desk.add_approval(&region, &approve(vec![0; 32])), "of something else");
-    assert!(!founder.desk.add_approval(&region, &approve(fewer.to_vec())), "of other enterprises");
-    assert!(founder.desk.add_approval(&region, &approve(digest.to_vec())));
+    assert!(!founder.desk.add_approval(&approve(vec![0; 32])), "of something else");
+    assert!(!founder.desk.add_approval(&approve(fewer.to_vec())), "of other enterprises");
+    assert!(!founder.desk.add_approval(&approve(b"jinhua".to_vec())), "of a name");
+    // another joiner under the same name waits beside it, and gets nothing of what the first one is given
+    let rival = tempfile::tempdir().expect("a folder");
+    let token_of_rival = founder.invite(None);
+    try_join(rival.path(), &token_of_rival, "jinhua", Duration::ZERO).await.expect_err("not yet");
+    let pending = founder.desk.pending();
+    assert_eq!(pending.len(), 2, "both wait");
+    assert!(pending.iter().all(|join| join.region.as_str() == "jinhua") && pending[0].request != pending[1].request);
+    assert!(founder.desk.add_approval(&approve(digest.to_vec())));
+    let have = |request| founder.desk.pending().into_iter().find(|join| join.request == request).map(|join| join.have);
+    assert_eq!(have(digest), Some(2));
+    assert_eq!(
+        founder.desk.pending().iter().map(|join| join.have).sum::<u32>(),
+        3,
+        "the rival has the invitation only"
+    );
     let joined = try_join(folders[1].path(), &token, "jinhua", PATIENCE).await.expect("two approve");
     assert_eq!(joined.member, MemberId(3));
-    assert!(founder.desk.pending().is_empty());
+    let left = founder.desk.pending();
+    assert_eq!((left.len(), left[0].have), (1, 1));
+    // and the name is taken, should it be approved too
+    let rival_digest = left[0].request;
+    assert!(founder.desk.add_approval(&approve(rival_digest.to_vec())));
+    let refused = try_join(rival.path(), &token_of_rival, "jinhua", PATIENCE).await.expect_err("taken");
+    assert!(refused.to_string().contains("taken"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

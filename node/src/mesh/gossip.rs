@@ -46,7 +46,7 @@ fn topic_of(hash: &TopicHash) -> Option<Topic> {
     Topic::ALL.into_iter().find(|topic| topic.name() == hash.as_str())
 }
 
-/// The gossipsub behaviour, subscribed to both topics.
+/// The gossipsub behaviour, subscribed to all topics.
 pub(super) fn behaviour(key: &identity::Keypair) -> Result<gossipsub::Behaviour, String> {
     let mut config = ConfigBuilder::default();
     config

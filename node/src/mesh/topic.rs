@@ -7,25 +7,30 @@ pub enum Topic {
     Registrations,
     /// Capacity digests of regions.
     Digests,
+    /// Members' votes on motions.
+    Votes,
 }
 
 impl Topic {
-    /// Both topics.
-    pub const ALL: [Self; 2] = [Self::Registrations, Self::Digests];
+    /// All topics.
+    pub const ALL: [Self; 3] = [Self::Registrations, Self::Digests, Self::Votes];
 
     /// The topic's name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Registrations => "/causeway/registrations/1.0.0",
             Self::Digests => "/causeway/digests/1.0.0",
+            Self::Votes => "/causeway/votes/1.0.0",
         }
     }
 
-    /// The largest payload in bytes: a registry command in its envelope; a digest (2 KiB) in its envelope.
+    /// The largest payload in bytes: a registry command in its envelope; a digest (2 KiB) or a vote in
+    /// its envelope.
     pub const fn bytes_max(self) -> usize {
         match self {
             Self::Registrations => consensus::envelope::ENVELOPE_BYTES_MAX,
             Self::Digests => (2 << 10) + 256,
+            Self::Votes => consensus::registry::motion::VOTE_BYTES_MAX + 256,
         }
     }
 
@@ -34,6 +39,7 @@ impl Topic {
         match self {
             Self::Registrations => (20, 200),
             Self::Digests => (20, 100),
+            Self::Votes => (2, 64),
         }
     }
 }

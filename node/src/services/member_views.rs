@@ -37,6 +37,56 @@ pub struct MemberView {
     /// Where it waits: how many members approve, and how many must.
     #[serde(default)]
     pub approvals: Option<ApprovalsView>,
+    /// Where it waits: the digest of its signed request and the enterprise codes that go with it, which is what an approval
+    /// signs. Two requests under one name have two.
+    #[serde(default)]
+    pub request: Option<String>,
+    /// Changes of its standing that members vote on.
+    #[serde(default)]
+    pub motions: Vec<MotionView>,
+}
+
+/// A change of a member's standing that members vote on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MotionView {
+    /// The new standing: `active`, `suspended`, `expelled`.
+    pub standing: String,
+    /// Why, as the first who gave a reason said.
+    pub reason: String,
+    /// Members whose votes count.
+    pub have: u32,
+    /// Members that must vote for it.
+    pub need: u32,
+    /// Who did.
+    pub by: Vec<String>,
+    /// Since when it is known at this node, RFC 3339 UTC.
+    pub since: Option<String>,
+    /// Whether it has its votes. A suspension or expulsion is in force then wherever the votes are known, though the registry
+    /// may not have it yet.
+    pub decided: bool,
+}
+
+/// A change of the policy that members vote on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyMotionView {
+    /// The new value.
+    pub admission_approvals: u32,
+    /// The new value.
+    pub voters: u32,
+    /// Members whose votes count.
+    pub have: u32,
+    /// Members that must vote for it.
+    pub need: u32,
+    /// Who did.
+    pub by: Vec<String>,
+}
+
+/// Which request is approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveRequest {
+    /// `request` of the member that waits, 64 hexadecimal digits.
+    pub request: String,
 }
 
 /// Approvals of somebody who waits.
@@ -51,19 +101,22 @@ pub struct ApprovalsView {
 /// What all members agreed on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyView {
-    /// Members that must approve an admission.
+    /// Members that must approve an admission, and vote for an expulsion, a suspension, its end, or another policy.
     pub admission_approvals: u32,
     /// Voters of the registry.
     pub voters: u32,
     /// Grows with each change; 0 while it is the default.
     pub revision: u64,
+    /// Changes that members vote on.
+    #[serde(default)]
+    pub proposed: Vec<PolicyMotionView>,
 }
 
 /// What is to change of the policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRequest {
-    /// Members that must approve an admission, 1 to 64; no more than are active are asked.
+    /// Members that must approve an admission and vote for what is decided together, 1 to 64; no more than are active are asked.
     #[serde(default)]
     pub admission_approvals: Option<u32>,
     /// Voters of the registry: 1, 3, 5 or 7.

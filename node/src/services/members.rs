@@ -1,14 +1,18 @@
 //! Members: who is in, how they are reached, and how somebody gets in or out.
 
-use super::member_views::{ApprovalsView, InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
+use super::member_views::{
+    ApprovalsView, InvitationView, InviteRequest, MemberView, MotionView, PolicyMotionView, PolicyRequest, PolicyView,
+};
+use crate::drivers::motions::{MotionDesk, MotionError, MotionOutcome};
 use crate::http::ports::MemberPort;
 use crate::http::{ApiError, Code};
-use crate::identity::Signer;
 use crate::join::{AdmissionRegistry, Approvals, ApproveError, InviteError, PendingJoin};
 use crate::mesh::{MeshHandle, PeerView};
 use async_trait::async_trait;
+use consensus::membership::MotionView as OpenMotion;
 use consensus::raft::{RegistryHandle, RegistryStatus, Role};
-use consensus::registry::{Command, FederationPolicy, MemberRecord, RegistryReader, Response, Standing};
+use consensus::registry::motion::REASON_CHARS_MAX;
+use consensus::registry::{FederationPolicy, MemberRecord, Motion, RegistryReader, Response, Standing};
 use consensus::time::Timestamp;
 use cpi::ids::{ContentDigest, MemberId, RegionName};
 use std::collections::BTreeMap;
@@ -17,8 +21,6 @@ use std::time::Duration;
 
 /// How long an invitation is good if nobody says, in seconds.
 const INVITATION_TTL_S: u64 = 86_400;
-/// Wait for a commit before the caller is told that there is no quorum.
-const COMMIT_WAIT: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl AdmissionRegistry for RegistryHandle {
@@ -36,7 +38,7 @@ pub struct MemberService {
     me: MemberId,
     registry: RegistryHandle,
     mesh: MeshHandle,
-    signer: Signer,
+    motions: MotionDesk,
     approvals: Arc<Approvals>,
 }
 
@@ -46,10 +48,10 @@ impl MemberService {
         me: MemberId,
         registry: RegistryHandle,
         mesh: MeshHandle,
-        signer: Signer,
+        motions: MotionDesk,
         approvals: Arc<Approvals>,
     ) -> Self {
-        Self { me, registry, mesh, signer, approvals }
+        Self { me, registry, mesh, motions, approvals }
     }
 
     fn view(&self, record: &MemberRecord, seen: &Seen) -> MemberView {
@@ -64,7 +66,7 @@ impl MemberService {
             region: record.place.region.to_string(),
             city: record.place.city.clone(),
             country: record.place.country.clone(),
-            state: record.standing.name().to_owned(),
+            state: seen.standing(record).name().to_owned(),
             role: seen.role(record).to_owned(),
             enterprise_codes: record.enterprises.clone(),
             addresses: record.addresses.clone(),
@@ -75,6 +77,8 @@ impl MemberService {
             admitted_at: at(record.admitted_at),
             ring_position: seen.ring.iter().position(|member| *member == record.member).map(|at| at as u32),
             approvals: None,
+            request: None,
+            motions: seen.motions.iter().filter(|m| m.motion.about() == Some(record.member)).map(motion_view).collect(),
         }
     }
 
@@ -83,6 +87,8 @@ impl MemberService {
             peers: self.mesh.peers().into_iter().map(|peer| (peer.member, peer)).collect(),
             ring: ring(records.iter().filter(|record| record.standing == Standing::Active).map(|r| r.member)),
             status: self.registry.status(),
+            motions: self.motions.open_motions(),
+            by_votes: Arc::clone(&self.motions.standings().borrow()),
         }
     }
 
@@ -96,24 +102,45 @@ impl MemberService {
         id.parse::<RegionName>().ok().and_then(|region| reader.member_of_region(&region))
     }
 
+    /// This member's vote. What waits for more votes, or for a quorum, is no error: the view says so.
+    async fn vote(&self, motion: Motion, reason: &str) -> Result<(), ApiError> {
+        match self.motions.vote(motion, reason).await {
+            Ok(MotionOutcome::Applied(Response::Refused(refusal))) => Err(refusal.into()),
+            Ok(_) => Ok(()),
+            Err(MotionError::Sign(error)) => Err(error.into()),
+            Err(error @ MotionError::Refused(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
+            Err(error) => Err(ApiError::new(Code::Unavailable, error.to_string())),
+        }
+    }
+
     async fn set_standing(&self, id: &str, standing: Standing, reason: Option<&str>) -> Result<MemberView, ApiError> {
         let record = self.named(id).ok_or_else(|| ApiError::new(Code::NotFound, format!("there is no member {id}")))?;
+        let reason = reason.unwrap_or_default();
+        if reason.chars().count() > REASON_CHARS_MAX {
+            let field =
+                crate::http::FieldError::new("reason", format!("expected at most {REASON_CHARS_MAX} characters"));
+            return Err(ApiError::field(field));
+        }
         if record.standing != standing {
-            let command = Command::SetStanding {
-                member: record.member,
-                expected_revision: record.revision,
-                standing,
-                reason: reason.unwrap_or_default().to_owned(),
-            };
-            let envelope = self.signer.seal_command(command.to_bytes())?.to_bytes();
-            let committed = self.registry.propose(envelope, COMMIT_WAIT).await?;
-            if let Response::Refused(refusal) = committed.response {
-                return Err(refusal.into());
-            }
+            let (member, changes) = (record.member, record.standing_changes);
+            self.vote(Motion::Standing { member, changes, standing }, reason).await?;
         }
         let records = self.registry.reader().members();
         let record = records.iter().find(|one| one.member == record.member).cloned().unwrap_or(record);
         Ok(self.view(&record, &self.seen(&records)))
+    }
+}
+
+fn motion_view(open: &OpenMotion) -> MotionView {
+    let standing = if let Motion::Standing { standing, .. } = open.motion { standing.name() } else { "" };
+    MotionView {
+        standing: standing.to_owned(),
+        reason: open.reason.clone(),
+        have: open.tally.have(),
+        need: open.tally.need,
+        by: open.tally.by.iter().map(ToString::to_string).collect(),
+        since: at(open.since),
+        decided: open.tally.is_enough(),
     }
 }
 
@@ -122,9 +149,16 @@ struct Seen {
     peers: BTreeMap<MemberId, PeerView>,
     ring: Vec<MemberId>,
     status: RegistryStatus,
+    motions: Vec<OpenMotion>,
+    by_votes: Arc<BTreeMap<MemberId, Standing>>,
 }
 
 impl Seen {
+    /// As in force at this node: votes count before the registry has them.
+    fn standing(&self, record: &MemberRecord) -> Standing {
+        self.by_votes.get(&record.member).map_or(record.standing, |standing| record.standing.max(*standing))
+    }
+
     fn role(&self, record: &MemberRecord) -> &'static str {
         let leads = self.status.freshness.leader == Some(record.member);
         let votes = self.status.voters.iter().any(|(_, member)| *member == record.member);
@@ -180,6 +214,8 @@ fn waiting_view(join: PendingJoin) -> MemberView {
         admitted_at: None,
         ring_position: None,
         approvals: Some(ApprovalsView { have: join.have, need: join.need }),
+        request: Some(data_encoding::HEXLOWER.encode(&join.request)),
+        motions: Vec::new(),
     }
 }
 
@@ -206,7 +242,18 @@ impl MemberPort for MemberService {
     fn policy(&self) -> PolicyView {
         let reader = self.registry.reader();
         let FederationPolicy { admission_approvals, voters, .. } = reader.policy();
-        PolicyView { admission_approvals, voters, revision: reader.summary().map_or(0, |s| s.policy_revision) }
+        let proposed = self.motions.open_motions().into_iter().filter_map(|open| {
+            let Motion::Policy { policy, .. } = open.motion else { return None };
+            Some(PolicyMotionView {
+                admission_approvals: policy.admission_approvals,
+                voters: policy.voters,
+                have: open.tally.have(),
+                need: open.tally.need,
+                by: open.tally.by.iter().map(ToString::to_string).collect(),
+            })
+        });
+        let revision = reader.summary().map_or(0, |summary| summary.policy_revision);
+        PolicyView { admission_approvals, voters, revision, proposed: proposed.collect() }
     }
 
     async fn set_policy(&self, request: &PolicyRequest) -> Result<PolicyView, ApiError> {
@@ -218,26 +265,28 @@ impl MemberPort for MemberService {
             return Err(ApiError::field(crate::http::FieldError::new(field, format!("expected {expected}"))));
         }
         let expected_revision = reader.summary().map_or(0, |summary| summary.policy_revision);
-        let command = Command::SetPolicy { expected_revision, policy };
-        let envelope = self.signer.seal_command(command.to_bytes())?.to_bytes();
-        let committed = self.registry.propose(envelope, COMMIT_WAIT).await?;
-        match committed.response {
-            Response::Refused(refusal) => Err(refusal.into()),
-            _ => Ok(self.policy()),
+        if policy != reader.policy() {
+            self.vote(Motion::Policy { expected_revision, policy }, "").await?;
         }
+        Ok(self.policy())
     }
 
-    async fn approve(&self, id: &str) -> Result<MemberView, ApiError> {
-        // Approved before, or admitted by the invitation alone: the same answer.
-        if let Some(record) = self.named(id).filter(|record| record.standing != Standing::Expelled) {
-            return Ok(self.view(&record, &self.seen(&self.registry.reader().members())));
+    async fn approve(&self, region: &str, request: &str) -> Result<MemberView, ApiError> {
+        let digest = data_encoding::HEXLOWER.decode(request.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        let digest: [u8; 32] = digest.ok_or_else(|| {
+            let field =
+                crate::http::FieldError::new("request", "expected 64 hexadecimal digits, as the list of members shows");
+            ApiError::field(field)
+        })?;
+        let waits = || self.approvals.pending().into_iter().find(|join| join.request == digest);
+        if waits().is_some_and(|join| join.region.as_str() != region) {
+            return Err(ApiError::new(Code::Conflict, format!("request {request} is not of region {region}")));
         }
-        match self.approvals.approve(id).await {
+        match self.approvals.approve(&digest).await {
             Ok(Some(record)) => Ok(self.view(&record, &self.seen(&self.registry.reader().members()))),
-            Ok(None) => {
-                let waits = self.approvals.pending().into_iter().find(|join| join.region.as_str() == id);
-                waits.map(waiting_view).ok_or_else(|| ApiError::new(Code::NotFound, format!("{id} waits no more")))
-            }
+            Ok(None) => waits()
+                .map(waiting_view)
+                .ok_or_else(|| ApiError::new(Code::NotFound, format!("request {request} waits no more"))),
             Err(error @ ApproveError::NotWaiting { .. }) => Err(ApiError::new(Code::NotFound, error.to_string())),
             Err(ApproveError::Registry(reason)) => Err(ApiError::new(Code::Unavailable, reason)),
             Err(ApproveError::Sign(error)) => Err(error.into()),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::envelope::{Envelope, Federation, StatementKind};
 use crate::registry::tests::{BEIJING, DALIAN, World};
-use crate::registry::{Command, FederationPolicy, ItemOutcome, Registration, Response, Standing, Statement};
+use crate::registry::{Command, ItemOutcome, Motion, Registration, Response, Standing, Statement};
 use crate::time::{Monotonic, Now, Timestamp};
 use cpi::identifier::Cpi;
 use cpi::ids::{MemberId, StableKey};
@@ -93,7 +93,7 @@ fn what_is_wrong_by_itself_is_told_from_what_the_state_says() {
     let mut story = Story::new();
     let stranger = SigningKey::from_bytes(&[77; 32]);
     let reject = [
-        story.by_dalian(1, &Command::SetPolicy { expected_revision: 0, policy: FederationPolicy::default() }),
+        story.by_dalian(1, &Command::RaiseRingVersion { version: 2 }),
         story.by_dalian(1, &register(&[])),
         story.by_dalian(1, &register(&["nonsense"])),
         story.by_dalian(1, &register(&[&DALIAN.to_lowercase()])),
@@ -296,13 +296,8 @@ fn nothing_of_an_expelled_member_stays() {
     let statement = story.by_dalian(1, &register(&[DALIAN]));
     assert_eq!(story.offer(statement.clone()), Ok(Taken::New));
     let founder = story.world.founder.clone();
-    let expel = Command::SetStanding {
-        member: MemberId(2),
-        expected_revision: 1,
-        standing: Standing::Expelled,
-        reason: "left".to_owned(),
-    };
-    assert!(story.world.command(&founder, &expel).refusal().is_none());
+    let expel = Motion::Standing { member: MemberId(2), changes: 0, standing: Standing::Expelled };
+    assert!(story.world.decide(&[&founder], &expel).refusal().is_none());
     story.here.settle(&story.world.reader());
     assert!(story.here.is_empty());
     let again = story.by_dalian(2, &register(&[DALIAN]));

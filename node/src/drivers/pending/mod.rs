@@ -6,7 +6,7 @@
 mod desk;
 mod repair;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use desk::{PendingDesk, PendingParts};
 pub use repair::RepairDesk;

@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use consensus::envelope::{Envelope, Federation, StatementKind};
 use consensus::raft::{RegistryHandle, RegistryOptions};
 use consensus::registry::pending::{RepairAnswer, RepairItem, RepairQuestion};
-use consensus::registry::{Command, FederationPolicy, Registration};
+use consensus::registry::{Command, Registration};
 use consensus::store::Records;
 use consensus::time::Timestamp;
 use cpi::identifier::Cpi;
@@ -33,17 +33,17 @@ fn identifier(serial: u64, enterprise: &str) -> String {
 }
 
 /// The only member of a federation.
-struct Alone {
-    registry: RegistryHandle,
-    mesh: MeshHandle,
-    signer: Signer,
-    records: Records,
-    metrics: Arc<Metrics>,
-    federation: Federation,
+pub(in crate::drivers) struct Alone {
+    pub registry: RegistryHandle,
+    pub mesh: MeshHandle,
+    pub signer: Signer,
+    pub records: Records,
+    pub metrics: Arc<Metrics>,
+    pub federation: Federation,
 }
 
 impl Alone {
-    async fn start(folder: &Path) -> Self {
+    pub async fn start(folder: &Path) -> Self {
         let founding = Founding {
             name: "test".to_owned(),
             place: RegionPlace {
@@ -102,7 +102,7 @@ impl Alone {
         self.signed(&Command::Register { items, release: 1 })
     }
 
-    fn refused(&self, reason: &str) -> bool {
+    pub fn refused(&self, reason: &str) -> bool {
         self.metrics.text().contains(&format!("causeway_registry_refused_total{{reason=\"{reason}\"}} "))
     }
 }
@@ -128,7 +128,7 @@ async fn gossip_is_rejected_ignored_or_passed_on_and_refusals_are_counted() {
     let body =
         Command::Register { items: vec![Registration { text: identifier(3, ENTERPRISE) }], release: 1 }.to_bytes();
     let by = |federation, kind| Envelope::seal(kind, federation, stranger.signing_key(), 1, body.clone()).to_bytes();
-    let policy = Command::SetPolicy { expected_revision: 0, policy: FederationPolicy::default() };
+    let policy = Command::RaiseRingVersion { version: 2 };
     let command = StatementKind::RegistryCommand;
     for (payload, from, verdict, reason) in [
         (forged, 1, GossipVerdict::Reject, "signature"),

@@ -5,7 +5,9 @@ use crate::http::extract::{Json, Path, Query};
 use crate::http::page::{Page, PageRequest};
 use crate::http::problem::{ApiError, FieldError};
 use crate::http::state::AppState;
-use crate::services::member_views::{InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView};
+use crate::services::member_views::{
+    ApproveRequest, InvitationView, InviteRequest, MemberView, PolicyRequest, PolicyView,
+};
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -109,9 +111,9 @@ pub async fn policy(State(state): State<AppState>) -> Result<Json<PolicyView>, A
     Ok(Json(state.services().members()?.policy()))
 }
 
-/// Changes the federation's policy; what is absent stays.
+/// Votes for another policy of the federation, which takes effect with the last vote needed; what is absent stays.
 #[utoipa::path(patch, path = "/v1/policy", tag = "members", request_body = PolicyRequest,
-    responses((status = 200, description = "The policy", body = PolicyView)))]
+    responses((status = 200, description = "The policy, and under `proposed` what waits for more votes", body = PolicyView)))]
 pub async fn set_policy(
     State(state): State<AppState>,
     Json(request): Json<PolicyRequest>,
@@ -119,20 +121,21 @@ pub async fn set_policy(
     Ok(Json(state.services().members()?.set_policy(&request).await?))
 }
 
-/// Approves a region that asked to join, at this member's desk or another's; it is admitted with the last approval needed.
-#[utoipa::path(post, path = "/v1/members/{member}/approve", tag = "members", request_body = Nothing,
-    params(("member" = String, Path, description = "Member id or region")),
+/// Approves one request of a region that asked to join, at this member's desk or another's; it is admitted with the last
+/// approval needed.
+#[utoipa::path(post, path = "/v1/members/{member}/approve", tag = "members", request_body = ApproveRequest,
+    params(("member" = String, Path, description = "Region")),
     responses((status = 200, description = "The member", body = MemberView)))]
 pub async fn approve(
     State(state): State<AppState>,
     Path(named): Path<String>,
-    Json(Nothing {}): Json<Nothing>,
+    Json(ApproveRequest { request }): Json<ApproveRequest>,
 ) -> Result<Json<MemberView>, ApiError> {
     // a region that waits has no member id yet: the service knows it by name
-    Ok(Json(state.services().members()?.approve(&named).await?))
+    Ok(Json(state.services().members()?.approve(&named, &request).await?))
 }
 
-/// Suspends a member.
+/// Votes to suspend a member; with the last vote needed it is.
 #[utoipa::path(post, path = "/v1/members/{member}/suspend", tag = "members", request_body = Because,
     params(("member" = String, Path, description = "Member id or region")),
     responses((status = 200, description = "The member", body = MemberView)))]
@@ -145,7 +148,7 @@ pub async fn suspend(
     Ok(Json(state.services().members()?.suspend(&id, because.reason.as_deref()).await?))
 }
 
-/// Ends a suspension.
+/// Votes to end a suspension; with the last vote needed it ends.
 #[utoipa::path(post, path = "/v1/members/{member}/resume", tag = "members", request_body = Nothing,
     params(("member" = String, Path, description = "Member id or region")),
     responses((status = 200, description = "The member", body = MemberView)))]
@@ -158,7 +161,7 @@ pub async fn resume(
     Ok(Json(state.services().members()?.resume(&id).await?))
 }
 
-/// Expels a member for good.
+/// Votes to expel a member for good; with the last vote needed it is.
 #[utoipa::path(post, path = "/v1/members/{member}/expel", tag = "members", request_body = Because,
     params(("member" = String, Path, description = "Member id or region")),
     responses((status = 200, description = "The member", body = MemberView)))]
