@@ -1,6 +1,6 @@
 //! The heterogeneous resource adapter: the northbound contract and the backends behind it.
 //!
-//! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `openstack` drives a cloud; `fake` plays
+//! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `kubernetes` a cluster; `openstack` drives a cloud; `fake` plays
 //! runs by script for benchmarks and fault tests. `wire` is the published protocol, `plugin` its side in a plugin's process,
 //! `host` its side in the node; `vault` keeps credentials, `rules` are conversions as data. `rest` speaks to any HTTP API that a rule file
 //! describes. `conformance` is the one suite that every backend passes.
@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod contract;
 pub mod fake;
 pub mod host;
+pub mod kubernetes;
 pub mod local;
 pub mod openstack;
 pub mod plugin;
@@ -17,5 +18,6 @@ pub mod rest;
 pub mod rules;
 pub mod runner;
 mod southbound;
+pub mod testkit;
 pub mod vault;
 pub mod wire;

@@ -135,6 +135,11 @@ impl RunGroup {
         self.group.add_task_by_tgid(CgroupPid::from(u64::from(pid.unsigned_abs()))).map_err(io_error)
     }
 
+    /// Files into which a process writes its id to enter the group.
+    pub fn procs_files(&self) -> Vec<PathBuf> {
+        self.group.subsystems().iter().map(|sub| sub.to_controller().path().join("cgroup.procs")).collect()
+    }
+
     /// The processes in the group.
     pub fn pids(&self) -> Vec<i32> {
         let Some(sub) = self.group.subsystems().first() else { return Vec::new() };

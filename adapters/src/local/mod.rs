@@ -19,7 +19,7 @@ mod backend;
 mod clock;
 mod config;
 pub(crate) mod folder;
-mod group;
+pub(crate) mod group;
 mod inputs;
 mod known;
 mod launcher;
