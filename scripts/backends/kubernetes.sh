@@ -29,12 +29,15 @@ do_build() {
   mkdir -p "$STATE" "$KUBE"
   exec 9>"$STATE/lock"; flock 9
   built && return 0
-  apt_get golang-go rsync jq make gcc
+  apt_get golang-go golang-github-modern-go-reflect2-dev rsync jq make gcc
   source_tarball
   say "compiles $(basename "$tarball") (about 11 processor-minutes; log in $STATE/build.log)"
   local tree=$STATE/tree part
   rm -rf "$tree"; mkdir -p "$tree"
   tar -xf "$tarball" -C "$tree" --strip-components=1
+  # its own copy of reflect2 fails at run time with any Go from 1.18 on; Debian builds with this one as well
+  local reflect2=vendor/github.com/modern-go/reflect2
+  rm -rf "${tree:?}/$reflect2"; cp -r "/usr/share/gocode/src/${reflect2#vendor/}" "$tree/$reflect2"
   mkdir -p "$tree/.go/src/k8s.io"; ln -sfn ../../.. "$tree/.go/src/k8s.io/kubernetes"
   ( cd "$tree" && env GOPATH="$tree/.go" GOCACHE="$STATE/gocache" CGO_ENABLED=0 GOPROXY=off GOFLAGS= \
       make WHAT="cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-scheduler" ) >"$STATE/build.log" 2>&1 \
@@ -127,7 +130,7 @@ do_up() {
     --authentication-kubeconfig="$RUN/manager.kubeconfig" --authorization-kubeconfig="$RUN/manager.kubeconfig" \
     --bind-address=127.0.0.1 --secure-port=$MANAGER_PORT --port=0 --leader-elect=false --use-service-account-credentials=true \
     --service-account-private-key-file="$RUN/certs/sa.key" --root-ca-file="$RUN/certs/ca.crt" --cert-dir="$RUN/certs" \
-    --controllers='*,-nodelifecycle' --kube-api-qps=500 --kube-api-burst=1000 --concurrent-job-syncs=10
+    --controllers='*,-nodelifecycle' --kube-api-qps=500 --kube-api-burst=1000
   start scheduler "$KUBE/kube-scheduler" --kubeconfig="$RUN/scheduler.kubeconfig" \
     --authentication-kubeconfig="$RUN/scheduler.kubeconfig" --authorization-kubeconfig="$RUN/scheduler.kubeconfig" \
     --bind-address=127.0.0.1 --secure-port=$SCHEDULER_PORT --port=0 --leader-elect=false --cert-dir="$RUN/certs" \

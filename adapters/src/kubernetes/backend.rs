@@ -130,7 +130,9 @@ impl Backend for KubernetesBackend {
                     tracing::warn!(path = %problem.path.display(), why = problem.why, "conversion rules cannot be used");
                 }
                 let rules = book.choose("kubernetes", "1.", "").or_else(|| book.choose("kubernetes", "", ""));
-                let rules = rules.ok_or_else(|| wrong(format!("rules_dir: no usable rules for kubernetes in {}", folder.display())))?;
+                let rules = rules.ok_or_else(|| {
+                    wrong(format!("rules_dir: no usable rules for kubernetes in {}", folder.display()))
+                })?;
                 (rules, Some(book))
             }
         };

@@ -140,7 +140,8 @@ impl PodFacts {
     pub fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let (meta, status) = (&pod.metadata, pod.status.as_ref());
-        let ours = meta.labels.as_ref().and_then(|labels| labels.get(tag::MANAGED_BY)).is_some_and(|by| by == tag::CAUSEWAY);
+        let ours =
+            meta.labels.as_ref().and_then(|labels| labels.get(tag::MANAGED_BY)).is_some_and(|by| by == tag::CAUSEWAY);
         let job = meta.owner_references.iter().flatten().find(|owner| ours && owner.kind == "Job");
         let sum_of = |containers: &[Container]| {
             let mut sum = Amounts::new();
@@ -256,7 +257,8 @@ pub(super) fn source(job: &JobFacts, pod: Option<&PodFacts>, created: Option<&(S
         source["created"] = pair(created);
     }
     let Some(pod) = pod else { return source };
-    source["pod"] = json!({ "phase": pod.phase, "reason": pod.reason, "message": pod.message, "deleting": pod.deleting });
+    source["pod"] =
+        json!({ "phase": pod.phase, "reason": pod.reason, "message": pod.message, "deleting": pod.deleting });
     source["running"] = json!(pod.container.running);
     if let Some(message) = &pod.unschedulable {
         source["unschedulable"] = json!({ "message": message });

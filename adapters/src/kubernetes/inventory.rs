@@ -75,7 +75,13 @@ fn devices(rules: &Rules, node: &NodeFacts, taken: &Amounts) -> Devices {
 }
 
 /// A node's server, and whether its class is a label. `None` where no pool wants it.
-fn server(rules: &Rules, pools: &[PoolSpec], name: &str, node: &NodeFacts, taken: &Amounts) -> Result<(Server, bool, String), String> {
+fn server(
+    rules: &Rules,
+    pools: &[PoolSpec],
+    name: &str,
+    node: &NodeFacts,
+    taken: &Amounts,
+) -> Result<(Server, bool, String), String> {
     // what the rules do not know is left to devices()
     let plain: BTreeMap<&String, &u64> = node.allocatable.iter().filter(|(name, _)| !name.contains('/')).collect();
     let source = json!({
@@ -128,7 +134,11 @@ fn server(rules: &Rules, pools: &[PoolSpec], name: &str, node: &NodeFacts, taken
         partitions: devices.parts,
         topology,
         schedulable: note.is_empty(),
-        note: std::iter::once(note.to_owned()).filter(|note| !note.is_empty()).chain(devices.notes).collect::<Vec<_>>().join("; "),
+        note: std::iter::once(note.to_owned())
+            .filter(|note| !note.is_empty())
+            .chain(devices.notes)
+            .collect::<Vec<_>>()
+            .join("; "),
     };
     Ok((server, labelled.is_some(), cpu_model))
 }

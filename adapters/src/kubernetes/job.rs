@@ -203,10 +203,12 @@ mod tests {
             "limits": { "memory": "1048576", "nvidia.com/gpu": "2" }
         } }] } } } });
         let quota = |hard: &[(&str, &str)], used: &[(&str, &str)]| {
-            let texts = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            let texts =
+                |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
             BTreeMap::from([("q".to_owned(), QuotaFacts { hard: texts(hard), used: texts(used), scoped: false })])
         };
-        room(&job, &quota(&[("requests.cpu", "2"), ("requests.nvidia.com/gpu", "2")], &[("requests.cpu", "500m")])).unwrap();
+        room(&job, &quota(&[("requests.cpu", "2"), ("requests.nvidia.com/gpu", "2")], &[("requests.cpu", "500m")]))
+            .unwrap();
         let full = room(&job, &quota(&[("requests.cpu", "2")], &[("requests.cpu", "501m")])).unwrap_err();
         assert!(full.retryable && full.reason.code == ReasonCode::QuotaExceeded, "{full:?}");
         let never = room(&job, &quota(&[("requests.nvidia.com/gpu", "1")], &[])).unwrap_err();

@@ -54,7 +54,11 @@ impl<T: PartialEq> Kind<T> {
                 vec![name]
             }
             Change::Is(name, None) | Change::Gone(name) => {
-                if self.all.remove(&name).is_some() { vec![name] } else { Vec::new() }
+                if self.all.remove(&name).is_some() {
+                    vec![name]
+                } else {
+                    Vec::new()
+                }
             }
             Change::Complete => {
                 self.synced = true;
@@ -169,7 +173,11 @@ impl Seen {
 
     /// What the answer to a create or change says; the watch may be further already.
     pub fn answered(&mut self, name: &str, job: JobFacts) {
-        if self.jobs.all.get(name).is_none_or(|there| there.uid != job.uid || (there.stop.is_none() && job.stop.is_some()))
+        if self
+            .jobs
+            .all
+            .get(name)
+            .is_none_or(|there| there.uid != job.uid || (there.stop.is_none() && job.stop.is_some()))
         {
             self.job(Change::Is(name.to_owned(), Some(job)));
         }

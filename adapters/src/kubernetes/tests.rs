@@ -156,7 +156,10 @@ fn nodes_are_servers_less_what_pods_ask_for() {
     let labels = json!({ "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB" });
     let has = json!({ "cpu": "64", "memory": "256Gi", "nvidia.com/gpu": "8", "pods": "110" });
     seen.node(Change::Is("n".to_owned(), Some(node(labels, has))));
-    seen.node(Change::Is("m".to_owned(), Some(node(json!({}), json!({ "cpu": "4", "memory": "8Gi", "example.com/odd": "1" })))));
+    seen.node(Change::Is(
+        "m".to_owned(),
+        Some(node(json!({}), json!({ "cpu": "4", "memory": "8Gi", "example.com/odd": "1" }))),
+    ));
     seen.pod(Change::Is("x/p".to_owned(), Some(pod("p", "u9", json!({})))));
     seen.pod(Change::Is("x/q".to_owned(), Some(pod("q", "u9", json!({ "status": { "phase": "Succeeded" } })))));
     let found = inventory::take(&seen, &[pool()]);
@@ -167,7 +170,11 @@ fn nodes_are_servers_less_what_pods_ask_for() {
     assert_eq!(server.chip.as_ref().map(|chip| (chip.model.as_str(), chip.kind)), Some(("NVA100S80", ChipKind::Gpu)));
     // a resource that no rule knows is named, and the node is told without it
     assert!(found.servers["m"].chip.is_none());
-    assert!(found.notes.iter().any(|note| note.contains("example.com/odd") && note.contains("[tables.chips]")), "{:?}", found.notes);
+    assert!(
+        found.notes.iter().any(|note| note.contains("example.com/odd") && note.contains("[tables.chips]")),
+        "{:?}",
+        found.notes
+    );
     let pools = found.pools(&[pool()]);
     let classes: Vec<(&str, u32)> = pools[0].classes.iter().map(|class| (class.name.as_str(), class.servers)).collect();
     assert_eq!(classes, [("cpu-4c-8g", 1), ("nva100s80-8-64c-256g", 1)]);

@@ -81,16 +81,19 @@ pub(super) fn begin(
         ($kind:literal, $api:expr, $config:expr, $take:expr) => {{
             let seen = Arc::clone(seen);
             let take = $take;
-            let following = follow($kind, $api, $config, Arc::clone(problems), move |event| take(&mut lock(&seen), event));
+            let following =
+                follow($kind, $api, $config, Arc::clone(problems), move |event| take(&mut lock(&seen), event));
             tokio::spawn(stop.clone().run_until_cancelled_owned(following));
         }};
     }
-    watch!("jobs", Api::<Job>::namespaced(client.clone(), namespace), ours, |seen: &mut Seen, event: Event<Job>| match event {
-        Event::Delete(job) => {
-            let name = job.namespace().map(|namespace| name_in(&namespace, &job.name_any())).unwrap_or_default();
-            seen.job_gone(&name, &job.uid().unwrap_or_default());
+    watch!("jobs", Api::<Job>::namespaced(client.clone(), namespace), ours, |seen: &mut Seen, event: Event<Job>| {
+        match event {
+            Event::Delete(job) => {
+                let name = job.namespace().map(|namespace| name_in(&namespace, &job.name_any())).unwrap_or_default();
+                seen.job_gone(&name, &job.uid().unwrap_or_default());
+            }
+            other => seen.job(change(other, JobFacts::of)),
         }
-        other => seen.job(change(other, JobFacts::of)),
     });
     let pods = if everywhere { Api::<Pod>::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) };
     watch!("pods", pods, all(), |seen: &mut Seen, event: Event<Pod>| seen.pod(change(event, PodFacts::of)));

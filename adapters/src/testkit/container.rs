@@ -156,9 +156,14 @@ mod tests {
     #[test]
     fn variables_are_put_in_as_a_kubelet_does() {
         let env = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
-        for (text, expected) in
-            [("$(A)", "b"), ("$$(A)", "$(A)"), ("$(B)", "$(B)"), ("$A $ $$", "$A $ $"), ("x$(A", "x$(A"), ("$$$$", "$$")]
-        {
+        for (text, expected) in [
+            ("$(A)", "b"),
+            ("$$(A)", "$(A)"),
+            ("$(B)", "$(B)"),
+            ("$A $ $$", "$A $ $"),
+            ("x$(A", "x$(A"),
+            ("$$$$", "$$"),
+        ] {
             assert_eq!(expand(text, &env), expected, "{text}");
         }
     }

@@ -96,15 +96,15 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, logs: &Logs) -> io:
     };
     let Some(file) = opened else {
         let none = "no such log\n";
-        let head = format!("HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{none}", none.len());
+        let head =
+            format!("HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{none}", none.len());
         stream.write_all(head.as_bytes()).await?;
         return stream.shutdown().await;
     };
     let limit = query.split('&').find_map(|pair| pair.strip_prefix("limitBytes=")).and_then(|text| text.parse().ok());
     let length = file.metadata().await?.len().min(limit.unwrap_or(u64::MAX));
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     tokio::io::copy(&mut file.take(length), &mut stream).await?;
     stream.shutdown().await

@@ -81,8 +81,11 @@ pub async fn run(config: PodRunnerConfig) -> anyhow::Result<()> {
     let client = Client::try_from(kube_config).context("client")?;
     std::fs::create_dir_all(&config.dir).context("dir")?;
     let listener = TcpListener::bind(("127.0.0.1", config.port)).await.context("port")?;
-    let files =
-        Certificates { certificate: config.certificate.clone(), key: config.key.clone(), clients: config.clients.clone() };
+    let files = Certificates {
+        certificate: config.certificate.clone(),
+        key: config.key.clone(),
+        clients: config.clients.clone(),
+    };
     let logs = Logs::default();
     for node in &config.nodes {
         register(&client, node, config.port).await.with_context(|| format!("node {}", node.name))?;
@@ -155,10 +158,12 @@ impl Runner {
     }
 
     async fn see(self: &Arc<Self>, pod: Pod) {
-        let mine = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some_and(|node| self.nodes.contains(node));
+        let mine =
+            pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some_and(|node| self.nodes.contains(node));
         let Some(uid) = pod.uid().filter(|_| mine) else { return };
         let deleting = pod.metadata.deletion_timestamp.is_some();
-        let grace = pod.metadata.deletion_grace_period_seconds.and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);
+        let grace =
+            pod.metadata.deletion_grace_period_seconds.and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);
         if let Some(told) = self.running().get(&uid) {
             if deleting {
                 let sooner = |left: &mut Option<u64>| {
@@ -196,7 +201,8 @@ impl Runner {
             "Running" => {
                 // a stand-in before this one ran it
                 let ended = Ended { exit_code: 137, oom: false };
-                let status = over(&pod, &now(), ended, Some(("ContainerStatusUnknown", "the pod runner was started again")));
+                let status =
+                    over(&pod, &now(), ended, Some(("ContainerStatusUnknown", "the pod runner was started again")));
                 let _ = self.patch(&pod, status).await;
             }
             _ => {}
@@ -230,7 +236,8 @@ impl Runner {
         let patch = json!({ "metadata": { "uid": pod.uid() }, "status": status });
         let mut wait = Duration::from_millis(50);
         loop {
-            let patched = self.api(pod).patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let patched =
+                self.api(pod).patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
             match patched {
                 Ok(_) => return Ok(()),
                 // deleted by force
@@ -254,7 +261,11 @@ impl Runner {
                 ("ImagePullBackOff", format!("Back-off pulling image \"{image}\"")),
             ] {
                 let waiting = json!({ "waiting": { "reason": reason, "message": message } });
-                self.patch(pod, json!({ "phase": "Pending", "startTime": now(), "containerStatuses": [one(pod, &waiting)] })).await?;
+                self.patch(
+                    pod,
+                    json!({ "phase": "Pending", "startTime": now(), "containerStatuses": [one(pod, &waiting)] }),
+                )
+                .await?;
             }
             let _ = told.wait_for(Option::is_some).await;
             return Ok(());
@@ -346,7 +357,8 @@ fn conditions(ready: &str) -> Value {
 /// The status of the pod's container.
 fn one(pod: &Pod, state: &Value) -> Value {
     let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
-    let (name, image) = container.map_or_else(Default::default, |one| (one.name.clone(), one.image.clone().unwrap_or_default()));
+    let (name, image) =
+        container.map_or_else(Default::default, |one| (one.name.clone(), one.image.clone().unwrap_or_default()));
     let running = state.get("running").is_some();
     json!({ "name": name, "image": image, "imageID": "", "restartCount": 0, "ready": running, "started": running, "state": state })
 }
@@ -354,7 +366,13 @@ fn one(pod: &Pod, state: &Value) -> Value {
 /// The last status of a pod.
 fn over(pod: &Pod, began: &str, ended: Ended, why: Option<(&str, &str)>) -> Value {
     let well = ended.exit_code == 0;
-    let plain = if ended.oom { "OOMKilled" } else if well { "Completed" } else { "Error" };
+    let plain = if ended.oom {
+        "OOMKilled"
+    } else if well {
+        "Completed"
+    } else {
+        "Error"
+    };
     let (reason, message) = why.unwrap_or((plain, ""));
     let state = json!({ "terminated": {
         "exitCode": ended.exit_code, "reason": reason, "message": message, "startedAt": began, "finishedAt": now(),
