@@ -253,8 +253,12 @@ async fn a_killed_plugin_finds_its_runs() {
     let asked = request(&["sh", "-c", "sleep 3; exit 4"]);
     adapter.submit(asked.clone()).await.expect("submitted");
     until(adapter, asked.key, "its start", |state| (*state == RunState::Running).then_some(())).await;
-    let pid =
-        cluster.host.show("cluster").ok().and_then(|shown| shown.instances.first().map(|one| one.pid)).expect("its process");
+    let pid = cluster
+        .host
+        .show("cluster")
+        .ok()
+        .and_then(|shown| shown.instances.first().map(|one| one.pid))
+        .expect("its process");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")),
         nix::sys::signal::Signal::SIGKILL,
@@ -269,4 +273,98 @@ async fn a_killed_plugin_finds_its_runs() {
     assert_eq!(cluster.host.show("cluster").expect("it is there").starts, 2);
     adapter.remove(asked.key).await.expect("removed");
     assert!(cluster.folder.is_dir());
+}
+
+/// How many short Jobs a second, through the plugin and made directly, in turn. `CAUSEWAY_JOBS` says how many in a round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement; needs a control plane: scripts/backends/kubernetes.sh"]
+async fn measure_short_jobs() {
+    let cluster = open(false).await;
+    let count: usize = std::env::var("CAUSEWAY_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    let read = kube::config::Kubeconfig::read_from(cluster.folder.join("admin.kubeconfig")).expect("the kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default()).await;
+    let client = kube::Client::try_from(config.expect("a configuration")).expect("a client");
+    for round in 1..=2 {
+        let direct = made_directly(&client, count, round).await;
+        let through = through_the_plugin(&cluster.adapter, count).await;
+        println!(
+            "round {round}: {count} Jobs: directly {direct:.1}/s, through the plugin {through:.1}/s, {:.2}",
+            through / direct
+        );
+    }
+}
+
+/// Calls under way at once, for both.
+const AT_ONCE: usize = 16;
+
+#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+fn rate(count: usize, since: std::time::Instant) -> f64 {
+    count as f64 / since.elapsed().as_secs_f64()
+}
+
+async fn through_the_plugin(adapter: &PluginAdapter, count: usize) -> f64 {
+    use futures::StreamExt as _;
+    let requests: Vec<RunRequest> = (0..count).map(|_| request(&["true"])).collect();
+    let mut waiting: std::collections::BTreeSet<RunKey> = requests.iter().map(|request| request.key).collect();
+    let keys = waiting.clone();
+    let mut events = adapter.watch();
+    let begun = std::time::Instant::now();
+    let submits = futures::stream::iter(requests).map(|request| adapter.submit(request)).buffer_unordered(AT_ONCE);
+    let submitted = submits.for_each(|said| async move { drop(said.expect("submitted")) });
+    let ended = async {
+        while !waiting.is_empty() {
+            let event = events.recv().await.expect("no change is missed");
+            if let RunState::Ended(end) = &event.state
+                && waiting.remove(&event.key)
+            {
+                assert_eq!(end.exit_code, Some(0), "{end:?}");
+            }
+        }
+    };
+    tokio::join!(submitted, ended);
+    let rate = rate(count, begun);
+    let removes = futures::stream::iter(keys).map(|key| adapter.remove(key)).buffer_unordered(AT_ONCE);
+    removes.for_each(|said| async move { said.expect("removed") }).await;
+    rate
+}
+
+async fn made_directly(client: &kube::Client, count: usize, round: usize) -> f64 {
+    use futures::StreamExt as _;
+    use k8s_openapi::api::batch::v1::Job;
+    use kube::runtime::watcher::{self, Event};
+    let jobs: kube::Api<Job> = kube::Api::namespaced(client.clone(), "tasks");
+    let job = |number: usize| -> Job {
+        serde_json::from_value(serde_json::json!({
+            "metadata": { "name": format!("direct-{round}-{number}"), "labels": { "direct": round.to_string() } },
+            "spec": { "backoffLimit": 0, "template": { "metadata": { "labels": { "direct": round.to_string() } }, "spec": {
+                "restartPolicy": "Never", "activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 5,
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "containers": [{ "name": "run", "image": "causeway.test/host", "command": ["true"], "resources": {
+                    "requests": { "cpu": "1", "memory": "64Mi", "ephemeral-storage": "1Mi" },
+                    "limits": { "cpu": "1", "memory": "64Mi" } } }] } } }
+        }))
+        .expect("a Job")
+    };
+    let label = format!("direct={round}");
+    let mut events = std::pin::pin!(watcher::watcher(jobs.clone(), watcher::Config::default().labels(&label)));
+    let begun = std::time::Instant::now();
+    let creates = futures::stream::iter((0..count).map(job))
+        .map(|job| async { jobs.create(&kube::api::PostParams::default(), &{ job }).await.map(drop) })
+        .buffer_unordered(AT_ONCE);
+    let created = creates.for_each(|said| async move { said.expect("created") });
+    let complete = async {
+        let mut complete = std::collections::BTreeSet::new();
+        while complete.len() < count {
+            if let Event::Apply(job) | Event::InitApply(job) = events.next().await.expect("a watch").expect("an event")
+                && job.status.as_ref().is_some_and(|status| status.succeeded == Some(1))
+            {
+                complete.extend(job.metadata.name);
+            }
+        }
+    };
+    tokio::join!(created, complete);
+    let rate = rate(count, begun);
+    let all = kube::api::ListParams::default().labels(&label);
+    jobs.delete_collection(&kube::api::DeleteParams::background(), &all).await.expect("deleted");
+    rate
 }

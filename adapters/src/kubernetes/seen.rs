@@ -254,15 +254,15 @@ impl Seen {
     /// Why the pods of a Job are not made.
     pub fn not_created(&mut self, name: &str, uid: &str, why: (String, String)) {
         self.created.insert(uid.to_owned(), why);
-        self.tell(&uid.to_owned(), name);
+        self.tell(uid, name);
     }
 
     /// Tells a run's state where it is another one than before.
-    fn tell(&mut self, uid: &String, name: &str) {
+    fn tell(&mut self, uid: &str, name: &str) {
         let Some(run) = self.run_named(name) else { return };
         let RunStatus { key, state } = run.status;
         if let RunState::Ended(end) = &state {
-            self.ended.entry(uid.clone()).or_insert_with(|| end.clone());
+            self.ended.entry(uid.to_owned()).or_insert_with(|| end.clone());
         }
         if self.told.get(&key) != Some(&state) {
             self.told.insert(key, state.clone());
