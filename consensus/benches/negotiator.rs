@@ -12,6 +12,7 @@ use cpi::resource::{ComputeClass, Firmness, GIB, PoolSpec, PriceList, Quantity, 
 use cpi::task::TaskSpec;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Tasks placed in one measured go.
@@ -87,7 +88,7 @@ impl Regions {
                 regions.feed(to, Input::Member { member, place: place(about), active: true });
                 regions.feed(to, Input::Rtt { member, rtt_ms: Some(1) });
                 let digest = regions.machines[about].digest(1, u64::MAX);
-                regions.feed(to, Input::Digest(Box::new(digest)));
+                regions.feed(to, Input::Digest(Arc::new(digest)));
             }
         }
         regions

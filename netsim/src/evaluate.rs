@@ -60,7 +60,7 @@ pub fn summary(report: &Report) -> String {
 /// Two reports side by side.
 pub fn side_by_side(one: &Report, other: &Report) -> String {
     type Pick = fn(&Report) -> f64;
-    let rows: [(&str, Pick); 17] = [
+    let rows: [(&str, Pick); 19] = [
         ("tasks submitted", |r| r.tasks.submitted as f64),
         ("tasks placed", |r| r.tasks.placed as f64),
         ("tasks completed", |r| r.tasks.completed as f64),
@@ -71,6 +71,8 @@ pub fn side_by_side(one: &Report, other: &Report) -> String {
         ("decision / round trip, p50", |r| r.decision_to_rtt.p50),
         ("wait p50, ms", |r| r.waiting_ms.p50),
         ("wait p95, ms", |r| r.waiting_ms.p95),
+        ("start error, fixed, ms", |r| r.start_error_ms[0]),
+        ("start error, learned, ms", |r| r.start_error_ms[1]),
         ("messages per placement, p50", |r| r.messages_per_placement.p50),
         ("messages per placement, p99", |r| r.messages_per_placement.p99),
         ("chips allocated at the end, %", |r| r.capacity.chips_allocated * 100.0),

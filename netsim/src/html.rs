@@ -1,6 +1,6 @@
 //! A report as one self-contained HTML page: tables and plots as inline SVG, no script, nothing from elsewhere.
 
-use crate::report::{Bar, Distribution, Report};
+use crate::report::{Bar, Distribution, Report, SizePoint};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 640.0;
@@ -110,6 +110,45 @@ fn bar(name: &str, b: &Bar) -> String {
     )
 }
 
+/// What each node has to do by the federation's size.
+fn sizes(points: &[SizePoint]) -> String {
+    if points.is_empty() {
+        return String::new();
+    }
+    let mut html = "<h2>By size</h2><table><tr><th>regions</th><th>largest table</th><th>messages / s</th>\
+<th>digests / s</th><th>bytes / s</th><th>messages per placement</th><th>took, s</th><th>MiB</th></tr>"
+        .to_owned();
+    for p in points {
+        let _ = write!(
+            html,
+            "<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0}</td><td>{}</td></tr>",
+            p.regions,
+            p.table,
+            figure(p.messages),
+            figure(p.digests),
+            figure(p.bytes),
+            figure(p.per_placement),
+            p.took_s,
+            p.memory_mib
+        );
+    }
+    html.push_str("</table>");
+    let line = |pick: fn(&SizePoint) -> f64| points.iter().map(|p| ((p.regions as f64).log10(), pick(p))).collect();
+    html.push_str(&plot(
+        "Per region and second",
+        "regions, power of ten",
+        "number",
+        &[("messages", line(|p| p.messages)), ("digests", line(|p| p.digests))],
+    ));
+    html.push_str(&plot(
+        "Bytes per region and second",
+        "regions, power of ten",
+        "bytes",
+        &[("bytes", line(|p| p.bytes))],
+    ));
+    html
+}
+
 /// The page.
 pub fn page(report: &Report) -> String {
     let mut html = format!(
@@ -160,6 +199,7 @@ Figures of a simulator, not of a measurement.</p>",
     html.push_str(&bar("clear favourite", &report.favourite));
     html.push_str(&bar("with comparison", &report.comparison));
     html.push_str("</table>");
+    html.push_str(&sizes(&report.sizes));
     html.push_str(&plot("Decision time", "ms", "per cent of tasks", &[("decision", curve(&report.decision_ms))]));
     html.push_str(&plot(
         "Wait until the first start",

@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod executor;
 pub mod experiment;
 mod faults;
+mod gossip;
 pub mod html;
 pub mod input;
 pub mod invariants;

@@ -30,12 +30,15 @@ pub struct TaskFacts {
     pub winner: u32,
     /// Round trip to the first winner, in microseconds.
     pub winner_rtt_us: u64,
-    /// The longest round trip to a region that was asked before the first acceptance.
+    /// The longest round trip to a region that was asked before the first acceptance; once offers are compared, of those
+    /// that were asked for one.
     pub asked_rtt_us: u64,
     /// Regions asked before the first acceptance.
     pub asked: u32,
     /// Whether offers were compared before the first acceptance.
     pub compared: bool,
+    /// When the first region was asked for an offer to compare; 0 for never.
+    pub compared_us: u64,
     /// Negotiation messages until now: ask, offer, decline, award, accepted, release, bound.
     pub messages: u32,
     /// The same up to the first binding.
@@ -52,6 +55,8 @@ pub struct TaskFacts {
     pub variants: u16,
     /// When it ended; 0 for not yet.
     pub ended_us: u64,
+    /// From its first binding to its start in ms, as its origin expected it: by fixed assumptions, and as learned.
+    pub expected_start: Option<(f64, f64)>,
     /// Why it failed or was refused.
     pub failed: Option<ReasonCode>,
     /// Where its newest run is or was.
@@ -164,7 +169,7 @@ impl Metrics {
     }
 
     /// A message left for another region.
-    pub fn sent(&mut self, from: usize, to: usize, message: &Message, rtt_us: u64) {
+    pub fn sent(&mut self, us: u64, message: &Message, rtt_us: u64) {
         *self.by_kind.entry(crate::world::name_of(message)).or_default() += 1;
         let Some(attempt) = message.attempt() else { return };
         let Some(facts) = self.task(attempt.task) else { return };
@@ -172,8 +177,12 @@ impl Metrics {
             Message::Ask(ask) => {
                 if facts.accepted_us == 0 {
                     facts.asked += 1;
+                    if ask.mode != AskMode::CommitIf && !facts.compared {
+                        facts.compared = true;
+                        facts.compared_us = us;
+                        facts.asked_rtt_us = 0;
+                    }
                     facts.asked_rtt_us = facts.asked_rtt_us.max(rtt_us);
-                    facts.compared |= ask.mode != AskMode::CommitIf;
                 }
                 true
             }
@@ -185,7 +194,6 @@ impl Metrics {
             | Message::Bound(_) => true,
             _ => false,
         };
-        let _ = (from, to);
         if negotiates {
             facts.messages += 1;
             if facts.bindings <= 1 && facts.started_us == 0 {
@@ -261,12 +269,14 @@ impl Metrics {
     }
 
     /// A binding is on its custodians' disks: the provider is told.
-    pub fn bound(&mut self, us: u64, task: TaskId, winner_rtt_us: u64) {
+    /// `expected` is the start as the origin expects it, in ms from now: by fixed assumptions, and as learned.
+    pub fn bound(&mut self, us: u64, task: TaskId, winner_rtt_us: u64, expected: Option<(f64, f64)>) {
         if let Some(facts) = self.task(task)
             && facts.bound_us == 0
         {
             facts.bound_us = us;
             facts.winner_rtt_us = winner_rtt_us;
+            facts.expected_start = expected;
         }
     }
 

@@ -50,7 +50,7 @@ impl World {
                         Some(after) => node.held_back.push_back((after, to, message)),
                         None if to == node.member => {
                             if let Message::Bound(attempt) = &message {
-                                self.metrics.bound(self.now_us, attempt.task, 0);
+                                self.metrics.bound(self.now_us, attempt.task, 0, None);
                             }
                             inbox.push_back((to, message));
                         }
@@ -102,9 +102,10 @@ impl World {
         let to = self.index(to);
         self.messages += 1;
         let rtt_us = self.wan.rtt_us(from, to);
-        self.metrics.sent(from, to, &message, rtt_us);
+        self.metrics.sent(self.now_us, &message, rtt_us);
         if let Message::Bound(attempt) = &message {
-            self.metrics.bound(self.now_us, attempt.task, rtt_us);
+            let expected = self.expected_start(from, to, *attempt);
+            self.metrics.bound(self.now_us, attempt.task, rtt_us, expected);
         }
         let manners = self.nodes[from].manners;
         let phantom = message.attempt().is_some_and(|a| number(a.task) >= crate::faults::PHANTOM);

@@ -139,6 +139,27 @@ pub struct RegionFigures {
     pub waiting_ms: f64,
 }
 
+/// What one size of federation costs each of its nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct SizePoint {
+    /// Regions.
+    pub regions: usize,
+    /// The largest table of peers, the own region included.
+    pub table: usize,
+    /// Messages sent per region and second.
+    pub messages: f64,
+    /// Digests received per region and second.
+    pub digests: f64,
+    /// Bytes per region and second, with 500 a message assumed.
+    pub bytes: f64,
+    /// Messages per placement at the median.
+    pub per_placement: f64,
+    /// Seconds of this machine's clock and the most memory in MiB that the run took.
+    pub took_s: f64,
+    /// See above.
+    pub memory_mib: u64,
+}
+
 /// The whole report.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -166,12 +187,18 @@ pub struct Report {
     pub decision_to_rtt: Distribution,
     /// A clear favourite: against 1.2 x round trip + sync + 5 ms.
     pub favourite: Bar,
-    /// With comparison: against 1.1 x (longest round trip asked + round trip to the winner) + sync.
+    /// With comparison: from the first ask for an offer on, against 1.1 x (longest round trip asked for one + round trip
+    /// to the winner) + sync.
     pub comparison: Bar,
+    /// How long a favourite that refused or was silent took before offers were compared, in ms.
+    pub before_comparing_ms: Distribution,
     /// From the acceptance until enough custodians' disks have the binding, in ms.
     pub custody_ms: Distribution,
     /// From submission to the start of the first run, in ms.
     pub waiting_ms: Distribution,
+    /// How far the start expected at the binding lies from the real one, in ms, in the mean of tasks bound to a region of
+    /// which something was learned: by fixed assumptions (a line of 100 Mbit/s), and by what was learned.
+    pub start_error_ms: [f64; 2],
     /// Negotiation messages between regions up to the first start of each placed task.
     pub messages_per_placement: Distribution,
     /// All messages between regions.
@@ -184,6 +211,8 @@ pub struct Report {
     pub digest_bytes: u64,
     /// Messages and digests a second and region.
     pub messages_per_region_s: f64,
+    /// The same for federations of other sizes, where a benchmark of size took them.
+    pub sizes: Vec<SizePoint>,
     /// Accelerators and cores.
     pub capacity: Capacity,
     /// Tasks with several ways to run.
@@ -227,6 +256,7 @@ impl Report {
         let ms = |us: u64| us as f64 / 1000.0;
         let decided = |task: &&TaskFacts| task.accepted_us > 0 && task.feasible != Some(false);
         let latency = |task: &TaskFacts| ms(task.accepted_us - task.submitted_us);
+        let comparing = |task: &TaskFacts| ms(task.accepted_us - task.compared_us.max(task.submitted_us));
         let sync_ms = experiment.sync_ms as f64;
         let decisions: Vec<f64> = facts.iter().filter(decided).map(latency).collect();
         let remote = |task: &&TaskFacts| decided(task) && task.winner_rtt_us > 0;
@@ -236,7 +266,7 @@ impl Report {
                 .iter()
                 .filter(decided)
                 .filter(|task| wanted(task))
-                .map(|task| latency(task) / most(task))
+                .map(|task| comparing(task) / most(task))
                 .collect();
             let within = share(ratio.iter().filter(|r| **r <= 1.0).count() as f64, ratio.len() as f64);
             Bar { count: ratio.len(), within, ratio: Distribution::of(ratio) }
@@ -245,6 +275,18 @@ impl Report {
         let favourite = bar(&clear, &|task| 1.2 * ms(task.winner_rtt_us) + sync_ms + 5.0);
         let comparison =
             bar(&|task| task.compared, &|task| 1.1 * (ms(task.asked_rtt_us) + ms(task.winner_rtt_us)) + sync_ms);
+        let after_favourite = facts.iter().filter(decided).filter(|task| task.compared_us > task.submitted_us);
+        let before_comparing = after_favourite.map(|task| ms(task.compared_us - task.submitted_us)).collect();
+        let started = facts.iter().filter(|task| task.bound_us > 0 && task.started_us > task.bound_us);
+        let errors: Vec<(f64, f64)> = started
+            .filter_map(|task| {
+                let (fixed, learned) = task.expected_start?;
+                let real = ms(task.started_us - task.bound_us);
+                Some(((real - fixed).abs(), (real - learned).abs()))
+            })
+            .collect();
+        let mean = |pick: fn(&(f64, f64)) -> f64| share(errors.iter().map(pick).sum(), errors.len() as f64);
+        let start_error_ms = [mean(|e| e.0), mean(|e| e.1)];
         let mut failed: BTreeMap<String, usize> = BTreeMap::new();
         for code in facts.iter().filter_map(|task| task.failed) {
             *failed.entry(ReasonCode::code(code).to_owned()).or_default() += 1;
@@ -303,10 +345,12 @@ impl Report {
             decision_to_rtt: Distribution::of(ratios),
             favourite,
             comparison,
+            before_comparing_ms: Distribution::of(before_comparing),
             custody_ms: Distribution::of(
                 facts.iter().filter(|t| t.bound_us > 0).map(|t| ms(t.bound_us.saturating_sub(t.accepted_us))).collect(),
             ),
             waiting_ms: Distribution::of(facts.iter().filter(|t| t.started_us > 0).map(waited).collect()),
+            start_error_ms,
             messages_per_placement: Distribution::of(
                 facts.iter().filter(|t| t.accepted_us > 0).map(|t| f64::from(t.messages_placing)).collect(),
             ),
@@ -315,6 +359,7 @@ impl Report {
             digests: world.digests,
             digest_bytes: metrics.digest_bytes,
             messages_per_region_s: (world.messages + world.digests) as f64 / regions as f64 / virtual_s.max(0.001),
+            sizes: Vec::new(),
             architectures: architectures(world, facts),
             cost: metrics.cost_micro as f64 / 1e6,
             egress_cost: metrics.egress_micro as f64 / 1e6,

@@ -4,7 +4,7 @@ use crate::bug::Bug;
 use crate::executor::{Run, RunPhase};
 use crate::invariants::Fact;
 use crate::world::{Event, World};
-use consensus::negotiation::{Attempt, FileRef, RunGrant, RunNotice, RunOrder, RunOutcome};
+use consensus::negotiation::{Attempt, FileRef, Input, Learned, RunGrant, RunNotice, RunOrder, RunOutcome};
 use cpi::ids::{ContentDigest, MemberId, TaskId};
 use cpi::reason::ReasonCode;
 use cpi::resource::Quantity;
@@ -112,6 +112,30 @@ impl World {
         }
         self.metrics.staged(attempt.task, site, index, job.input_bytes);
         self.at_us(self.now_us + us, Event::Staged { node: index, attempt });
+    }
+
+    /// Fetching a result shows the origin how fast the line is, as if the result were as long as the inputs.
+    pub(crate) fn measure_line(&mut self, origin: usize, provider: usize, attempt: Attempt) {
+        let bytes = self.job(attempt.task).input_bytes;
+        if bytes == 0 || origin == provider {
+            return;
+        }
+        let per_s = self.throughput.get(&(provider, origin)).copied().unwrap_or(self.throughput_default).max(1);
+        let ms = (u128::from(bytes) * 1_000 / u128::from(per_s)) as u64;
+        self.feed(origin, Input::Moved { member: self.nodes[provider].member, bytes, ms });
+    }
+
+    /// What an origin expects of the start of a run that it just bound, in ms from now: by the fixed assumptions, and by
+    /// what it learned; `None` before it learned anything of that region.
+    pub(crate) fn expected_start(&self, origin: usize, provider: usize, attempt: Attempt) -> Option<(f64, f64)> {
+        let member = self.nodes[provider].member;
+        let region = self.nodes[origin].machine.as_ref()?.directory().get(member)?;
+        let waited = region.learned.wait_ms.mean()?;
+        let bytes = self.job(attempt.task).input_bytes;
+        let rtt_ms = self.wan.rtt_us(origin, provider) as f64 / 1000.0;
+        let fixed = rtt_ms + Learned::default().transfer_ms(bytes) as f64;
+        let learned = if bytes == 0 { waited as f64 } else { rtt_ms + region.learned.transfer_ms(bytes) as f64 };
+        Some((fixed, learned))
     }
 
     pub(crate) fn run_due(&mut self, index: usize, attempt: Attempt) {

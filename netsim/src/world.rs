@@ -1,7 +1,7 @@
 //! Regions, their messages and their time: a seeded discrete-event simulation of the node's own machines.
 //!
 //! This file holds the clock, the queue of events and the steps; `perform` does what machines ask for, `runs` is the
-//! executor of all regions, `faults` breaks things.
+//! executor of all regions, `gossip` tells digests, `faults` breaks things.
 
 use crate::bug::Bug;
 use crate::invariants::{Fact, Invariants};
@@ -22,9 +22,6 @@ use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
-
-/// How long a digest may be believed, in ms.
-const DIGEST_TTL_MS: u64 = 30_000;
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -186,7 +183,7 @@ impl World {
         for node in 0..self.nodes.len() {
             let Some(digest) = self.new_digest(node) else { continue };
             for other in self.peers_of(node) {
-                self.feed(other, Input::Digest(Box::new((*digest).clone())));
+                self.feed(other, Input::Digest(Arc::clone(&digest)));
             }
         }
     }
@@ -329,7 +326,7 @@ impl World {
             Event::Deliver { from, to, message } => self.deliver(from, to, message),
             Event::Gossip { to, digest } => {
                 self.digests += 1;
-                self.handle(to, Input::Digest(Box::new((*digest).clone())));
+                self.handle(to, Input::Digest(digest));
             }
             Event::Wake { node, incarnation } => self.wake(node, incarnation),
             Event::Synced { node, incarnation } => self.synced(node, incarnation),
@@ -353,6 +350,9 @@ impl World {
                 let there = self.nodes[from].machine.is_some() && self.wan.is_open(node, from);
                 let result = if there { Ok(()) } else { Err(ReasonCode::PeerUnreachable.into()) };
                 if self.nodes[node].incarnation == incarnation {
+                    if there {
+                        self.measure_line(node, from, attempt);
+                    }
                     self.feed(node, Input::Fetched { attempt, result });
                 }
             }
@@ -407,58 +407,6 @@ impl World {
             node.armed_us = Some(us);
             let incarnation = node.incarnation;
             self.at_us(us, Event::Wake { node: index, incarnation });
-        }
-    }
-
-    fn new_digest(&mut self, index: usize) -> Option<Arc<Digest>> {
-        let now_us = self.now_us;
-        let node = &mut self.nodes[index];
-        let machine = node.machine.as_ref()?;
-        node.digests += 1;
-        node.told_changes = machine.provider().changes();
-        node.told_us = now_us;
-        let mut digest = machine.digest(node.digests, DIGEST_TTL_MS.max(3 * self.digest_refresh_ms));
-        if node.manners.praises_itself {
-            for class in digest.pools.iter_mut().flat_map(|pool| &mut pool.classes) {
-                class.free = class.total();
-                class.largest_fit = class.per_server;
-                class.whole_chips = u32::MAX;
-            }
-        }
-        if node.digests <= 3 {
-            self.metrics.digest_bytes = self.metrics.digest_bytes.max(digest.to_bytes().len() as u64);
-        }
-        Some(Arc::new(digest))
-    }
-
-    fn tell_digest(&mut self, index: usize) {
-        let node = &self.nodes[index];
-        let Some(machine) = &node.machine else { return };
-        let changed = machine.provider().changes() != node.told_changes;
-        let due = self.now_us - node.told_us >= self.digest_refresh_ms * 1000;
-        if !changed && !due {
-            return;
-        }
-        let Some(digest) = self.new_digest(index) else { return };
-        for other in self.peers_of(index) {
-            if other == index {
-                self.handle(index, Input::Digest(Box::new((*digest).clone())));
-            } else if let Some(us) = self.wan.gossip_arrival(index, other, self.now_us, &mut self.rng) {
-                self.at_us(us, Event::Gossip { to: other, digest: Arc::clone(&digest) });
-            }
-        }
-    }
-
-    /// A region that came back is told its peers' capacity when it connects to them.
-    pub(crate) fn introduce(&mut self, index: usize) {
-        for other in self.peers_of(index) {
-            if other == index || !self.wan.is_open(other, index) {
-                continue;
-            }
-            if let Some(digest) = self.new_digest(other) {
-                let us = self.now_us + self.wan.one_way_us(other, index);
-                self.at_us(us, Event::Gossip { to: index, digest });
-            }
         }
     }
 

@@ -34,7 +34,7 @@ pub struct NegotiationConfig {
     /// Unfinished tasks of this origin; beyond, submissions are refused as `busy`. Default 200,000.
     pub tasks_max: usize,
     /// Candidates whose score differs from the best by at most this much (of 1,000 per weight point) count as equal.
-    /// Default 20.
+    /// Default 20. 0 takes the very best always, which packs regions full and lets origins run to the same one.
     pub tie_permille: u32,
     /// How much the own region weighs when regions as good as each other share the work, 1 to 1,000 permille of what it
     /// has free. Default 400: own pools are left to tasks that may go nowhere else; 1,000 treats all alike.

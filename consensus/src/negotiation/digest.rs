@@ -1,5 +1,6 @@
 //! What a region says of itself to everyone: small, signed by its driver, gossiped, never relied on for correctness.
 
+use super::shape::ShapeDigest;
 use crate::codec::{self, CodecError};
 use cpi::ids::{MemberId, StableKey};
 use cpi::resource::{ChipModel, ClassStatus, ComputeClass, Firmness, PriceList, Quantity};
@@ -11,7 +12,9 @@ pub const DIGEST_BYTES_MAX: usize = 2048;
 pub const DIGEST_BODY_BYTES_MAX: usize = DIGEST_BYTES_MAX - 192;
 /// The most identifiers that one pool names in a digest.
 pub const IDENTIFIERS_MAX: usize = 8;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// About what the longest shape takes in a digest.
+const SHAPE_BYTES_MAX: usize = 32;
 
 /// One region's soft state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +31,9 @@ pub struct Digest {
     pub draining: bool,
     /// Its pools.
     pub pools: Vec<PoolDigest>,
-    /// Whether pools or identifiers were left out for lack of room.
+    /// What the federation asks for most, most asked first, and what it would cost here.
+    pub shapes: Vec<ShapeDigest>,
+    /// Whether pools, identifiers or shapes were left out for lack of room.
     pub truncated: bool,
 }
 
@@ -110,11 +115,16 @@ impl ClassDigest {
 }
 
 impl Digest {
-    /// Encodes it, leaving out identifiers first and then pools at the end until it has room.
+    /// Encodes it, leaving out what [`Self::fit`] leaves out.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut digest = self.clone();
+        self.clone().fit()
+    }
+
+    /// Leaves out identifiers first, then the rarest shapes, then pools at the end until it has room. Returns its encoding.
+    pub fn fit(&mut self) -> Vec<u8> {
+        let digest = self;
         loop {
-            let bytes = codec::encode(VERSION, &digest).expect("a digest has only plain fields");
+            let bytes = codec::encode(VERSION, &*digest).expect("a digest has only plain fields");
             if bytes.len() <= DIGEST_BODY_BYTES_MAX {
                 return bytes;
             }
@@ -123,6 +133,10 @@ impl Digest {
                 digest.pools.iter_mut().filter(|p| !p.identifiers.is_empty()).max_by_key(|p| p.identifiers.len());
             if let Some(pool) = longest {
                 pool.identifiers.pop();
+            } else if !digest.shapes.is_empty() {
+                let over = bytes.len() - DIGEST_BODY_BYTES_MAX;
+                let kept = digest.shapes.len().saturating_sub(over.div_ceil(SHAPE_BYTES_MAX).max(1));
+                digest.shapes.truncate(kept);
             } else if digest.pools.len() > 1 {
                 digest.pools.pop();
             } else if digest.pools.first_mut().is_some_and(|pool| pool.classes.pop().is_some()) {

@@ -1,10 +1,12 @@
 //! What an origin knows of the regions: places and standing from the registry, digests, round trips, and what its own
 //! asks have taken since the last digest. All of it hints but the standing.
 
+use super::demand::Demand;
 use super::digest::{ClassDigest, Digest, PoolDigest};
 use super::message::{ClassUpdate, Target};
-use super::need::{VariantNeed, Wishes};
+use super::need::{Need, VariantNeed, Wishes};
 use super::peer::{AnswerTimes, Breaker, Learned};
+use super::shape::Shape;
 use crate::time::Monotonic;
 use cpi::dictionary::Dictionary;
 use cpi::filter::{Filter, IdentifierSource, StatusSource};
@@ -39,8 +41,8 @@ pub struct Region {
     pub active: bool,
     /// Round trip; `None` while it is not connected.
     pub rtt_ms: Option<u32>,
-    /// Its newest digest, with own asks since then taken off.
-    pub digest: Option<Digest>,
+    /// Its newest digest, with own asks since then taken off; shared until then.
+    pub digest: Option<Arc<Digest>>,
     /// When that came.
     pub digest_at: Monotonic,
     /// How long its answers take.
@@ -163,7 +165,7 @@ impl Region {
     }
 
     fn class_mut(&mut self, target: &Target) -> Option<&mut ClassDigest> {
-        let digest = self.digest.as_mut()?;
+        let digest = Arc::make_mut(self.digest.as_mut()?);
         let pool = digest.pools.iter_mut().find(|p| p.name == target.pool)?;
         pool.classes.iter_mut().find(|c| c.name == target.class)
     }
@@ -203,6 +205,17 @@ impl Region {
         }
     }
 
+    /// It declined `need` for lack of room: none of its shapes fits until a digest says otherwise.
+    pub fn is_full_for(&mut self, need: &Need) {
+        let Some(digest) = &mut self.digest else { return };
+        let digest = Arc::make_mut(digest);
+        for shape in need.variants.iter().flat_map(Shape::of_way) {
+            if let Some(told) = digest.shapes.iter_mut().find(|told| told.shape == shape) {
+                told.best = None;
+            }
+        }
+    }
+
     /// Counts a running task with this label.
     pub fn label(&mut self, label: Option<&(String, String)>, add: bool) {
         let Some((name, value)) = label else { return };
@@ -233,12 +246,24 @@ fn least(a: &Quantity, b: &Quantity) -> Quantity {
 pub struct Directory {
     regions: BTreeMap<MemberId, Region>,
     dictionary: Arc<Dictionary>,
+    me: MemberId,
+    demand: Demand,
 }
 
 impl Directory {
-    /// A directory of no region, with the dictionary that filters look codes up in.
-    pub fn new(dictionary: Arc<Dictionary>) -> Self {
-        Self { regions: BTreeMap::new(), dictionary }
+    /// `me`'s directory of no region, with the dictionary that filters look codes up in.
+    pub fn new(me: MemberId, dictionary: Arc<Dictionary>) -> Self {
+        Self { regions: BTreeMap::new(), dictionary, me, demand: Demand::default() }
+    }
+
+    /// What the federation asks for lately.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// The same, to count and to read.
+    pub fn demand_mut(&mut self) -> &mut Demand {
+        &mut self.demand
     }
 
     /// The dictionary in force.
@@ -288,11 +313,14 @@ impl Directory {
 
     /// Forgets a member.
     pub fn remove(&mut self, member: MemberId) {
-        self.regions.remove(&member);
+        let digest = self.regions.remove(&member).and_then(|region| region.digest);
+        if let Some(digest) = digest.filter(|_| member != self.me) {
+            self.demand.replace(&digest.shapes, &[]);
+        }
     }
 
     /// Takes over a digest if it is newer. Says whether anything grew in it.
-    pub fn learn(&mut self, digest: Digest, now: Monotonic) -> bool {
+    pub fn learn(&mut self, digest: Arc<Digest>, now: Monotonic) -> bool {
         let Some(region) = self.regions.get_mut(&digest.member) else { return false };
         let newer = region
             .digest
@@ -304,6 +332,10 @@ impl Directory {
         if region.digest.as_ref().is_none_or(|old| old.incarnation < digest.incarnation) {
             // It was started anew: what kept it silent may be over.
             region.breaker.hear();
+        }
+        if digest.member != self.me {
+            let before = region.digest.as_ref().map_or(&[][..], |old| &old.shapes[..]);
+            self.demand.replace(before, &digest.shapes);
         }
         let grew = region.digest.as_ref().is_none_or(|old| has_grown(old, &digest));
         region.digest = Some(digest);
@@ -325,6 +357,10 @@ impl Directory {
 /// Whether some class has more to give than before.
 fn has_grown(old: &Digest, new: &Digest) -> bool {
     if old.draining != new.draining || old.pools.len() != new.pools.len() {
+        return true;
+    }
+    let room = |digest: &Digest| digest.shapes.iter().filter(|told| told.best.is_some()).count();
+    if room(new) > room(old) && !old.shapes.is_empty() {
         return true;
     }
     old.pools.iter().zip(&new.pools).any(|(a, b)| {

@@ -110,7 +110,7 @@ pub enum Input {
     /// A member left.
     MemberGone(MemberId),
     /// A capacity digest, verified.
-    Digest(Box<Digest>),
+    Digest(Arc<Digest>),
     /// A measured round trip; `None` when the peer is not connected.
     Rtt {
         /// To whom.

@@ -37,6 +37,7 @@ impl Origin {
             Some(Ok(plan)) => Some(plan),
             None => None,
         };
+        self.directory.demand_mut().count(&submission.need);
         let need_digest = submission.need.digest();
         let mut task = Task {
             need_digest,

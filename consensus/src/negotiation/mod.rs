@@ -24,6 +24,7 @@ mod binding;
 mod capacity;
 mod config;
 mod counter;
+mod demand;
 mod digest;
 mod directory;
 mod ending;
@@ -32,6 +33,7 @@ mod frame;
 mod hold;
 mod input;
 mod intake;
+mod judge;
 mod lease;
 mod message;
 mod need;
@@ -49,6 +51,8 @@ mod rank;
 mod record;
 mod round;
 mod running;
+mod score;
+mod shape;
 mod spread;
 mod task;
 pub(crate) mod timers;
@@ -70,10 +74,12 @@ pub use need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX, VariantNeed, Wi
 pub use negotiator::Negotiator;
 pub use origin::OriginStats;
 pub use outcome::{FileRef, RunOutcome};
+pub use peer::Learned;
 pub use plan::{Choice, PlanResult, PlannedOffer};
 pub use provider::{OwnPool, ProviderStats};
 pub use rank::{Answer, Clause, Decision, Question, Ranked, Ranking, Refused, Terms, in_words, rank};
 pub use record::{LeasePhase, LeaseRecord, Record, Restored, RestoredTask, RunGrant, TaskRecord};
+pub use shape::{BestPlace, SHAPES_MAX, Shape, ShapeDigest};
 
 #[cfg(test)]
 mod tests;

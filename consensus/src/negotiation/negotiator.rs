@@ -10,6 +10,7 @@ use super::origin::{Origin, OriginStats};
 use super::outbox::Outbox;
 use super::provider::Provider;
 use super::record::Restored;
+use super::shape::ShapeDigest;
 use crate::time::{Monotonic, Now};
 use cpi::dictionary::Dictionary;
 use cpi::identifier::Cpi;
@@ -77,8 +78,9 @@ impl Negotiator {
             }
             Input::MemberGone(member) => origin.member_gone(now, member, out),
             Input::Digest(digest) => {
-                if origin.directory_mut().learn(*digest, now.mono) {
-                    origin.wake(now, out);
+                let member = digest.member;
+                if origin.directory_mut().learn(digest, now.mono) {
+                    origin.wake(now, member, out);
                 }
             }
             Input::Rtt { member, rtt_ms } => {
@@ -86,7 +88,7 @@ impl Negotiator {
                     let back = region.rtt_ms.is_none() && rtt_ms.is_some();
                     region.rtt_ms = rtt_ms;
                     if back {
-                        origin.wake(now, out);
+                        origin.wake(now, member, out);
                     }
                 }
             }
@@ -108,6 +110,9 @@ impl Negotiator {
                     origin.peer_busy(now, attempt.task, member, out);
                 }
             }
+        }
+        if let Some(shapes) = self.origin.directory_mut().demand_mut().fresh(now.mono) {
+            self.provider.set_shapes(shapes);
         }
         self.origin.pump(now, &mut self.out);
     }
@@ -203,14 +208,31 @@ impl Negotiator {
                 classes: classes.collect(),
             }
         });
-        Digest {
+        let mut digest = Digest {
             member: self.me,
             incarnation: self.incarnation,
             sequence,
             ttl_ms,
             draining: self.provider.is_draining(),
             pools: pools.collect(),
+            shapes: self.shapes(),
             truncated: false,
+        };
+        if !digest.shapes.is_empty() {
+            digest.fit();
         }
+        digest
+    }
+
+    /// What is asked most and what it would cost here. Without chips there is no fragmentation to tell: only which chips
+    /// this region's own tasks ask for.
+    fn shapes(&self) -> Vec<ShapeDigest> {
+        let (book, demand) = (self.provider.book(), self.origin.directory().demand());
+        let chips = book.has_chips();
+        let told = book.best_places().into_iter().map(|(shape, best)| {
+            let asked = demand.own(&shape);
+            ShapeDigest { shape, asked, best }
+        });
+        told.filter(|told| chips || (told.asked > 0 && told.shape.chip_milli > 0)).collect()
     }
 }

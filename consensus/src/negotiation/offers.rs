@@ -6,9 +6,10 @@ use super::message::{Ask, AskMode, Attempt, Award, Decline, Limits, Message, Off
 use super::need::{Need, Wishes};
 use super::origin::Origin;
 use super::outbox::Outbox;
-use super::rank::{Answer, offered, weighted, weights_for};
+use super::rank::Answer;
 use super::round::Standing;
-use super::task::Phase;
+use super::score::{offered, weighted, weights_for};
+use super::task::{Phase, Task};
 use crate::time::Now;
 use cpi::ids::{MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
@@ -115,7 +116,7 @@ impl Origin {
             self.plan_declined(now, from, decline, out);
             return;
         };
-        let Phase::Placing(round) = &mut task.phase else { return };
+        let Task { phase: Phase::Placing(round), need, .. } = task else { return };
         if decline.fence != round.fence {
             return;
         }
@@ -156,6 +157,9 @@ impl Origin {
                 region.give_back(&target, &quantity);
             }
             region.update(&decline.status);
+            if matches!(decline.reason.code, ReasonCode::NoCapacityNow | ReasonCode::Fragmented) {
+                region.is_full_for(need);
+            }
             if decline.reason.code == ReasonCode::HoldLost {
                 region.breaks();
             }

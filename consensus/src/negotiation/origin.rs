@@ -7,7 +7,9 @@ use super::action::PersistId;
 use super::config::NegotiationConfig;
 use super::directory::Directory;
 use super::event::{Actor, EventKind, TaskState};
+use super::judge::judge;
 use super::outbox::Outbox;
+use super::placing::question;
 use super::planning::Plan;
 use super::spread::Spreader;
 use super::task::{Phase, Task};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 /// Rounds begun in one call at most; the rest follows at once by timer, so that messages are not kept waiting.
 const ROUNDS_PER_CALL: usize = 64;
-/// Waiting tasks that one piece of good news wakes.
+/// Waiting tasks that are looked at when a region has good news.
 const WOKEN_BY_DIGEST: usize = 64;
 
 /// What is due at an origin.
@@ -87,7 +89,7 @@ impl Origin {
         Self {
             me,
             config,
-            directory: Directory::new(dictionary),
+            directory: Directory::new(me, dictionary),
             tasks: BTreeMap::new(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -185,20 +187,41 @@ impl Origin {
         }
     }
 
-    /// Capacity may have grown: waiting tasks look again.
-    pub fn wake(&mut self, now: Now, out: &mut Outbox) {
-        self.wake_some(WOKEN_BY_DIGEST);
+    /// A region may have more to give, or can be asked again: of the first waiting tasks those look again that it could
+    /// take now, as many as it has room for. The others would only find the same obstacles.
+    pub fn wake(&mut self, now: Now, member: MemberId, out: &mut Outbox) {
+        let Some(region) = self.directory.get(member) else { return };
+        let mut woken: Vec<(u8, TaskId)> = Vec::new();
+        let mut room = u32::MAX;
+        for rank in self.waiting.iter().take(WOKEN_BY_DIGEST) {
+            let Some(task) = self.tasks.get(&rank.1) else { continue };
+            let question = question(&self.directory, &self.config, self.me, task, now, false);
+            let Ok(fit) = judge(&question, member, region) else { continue };
+            room = room.min(fit.slots.max(1));
+            woken.push(*rank);
+            if woken.len() as u32 >= room {
+                break;
+            }
+        }
+        for rank in woken {
+            self.waiting.remove(&rank);
+            self.make_ready(rank);
+        }
         self.pump(now, out);
+    }
+
+    fn make_ready(&mut self, rank: (u8, TaskId)) {
+        if let Some(task) = self.tasks.get_mut(&rank.1) {
+            task.phase = Phase::Ready;
+            self.ready.insert(rank);
+            self.rearm(rank.1);
+        }
     }
 
     pub(super) fn wake_some(&mut self, count: usize) {
         for _ in 0..count {
             let Some(rank) = self.waiting.pop_first() else { return };
-            if let Some(task) = self.tasks.get_mut(&rank.1) {
-                task.phase = Phase::Ready;
-                self.ready.insert(rank);
-                self.rearm(rank.1);
-            }
+            self.make_ready(rank);
         }
     }
 

@@ -29,7 +29,7 @@ impl Origin {
         let fence = task.custody.next_fence();
         let mut ranking = ranked(&self.directory, &self.config, self.me, task, now, false);
         if ranking.candidates.is_empty() {
-            self.nobody(now, id, out);
+            self.nobody(now, id, ranking, out);
             return;
         }
         let (me, own) = (self.me, self.config.own_permille);
@@ -44,10 +44,17 @@ impl Origin {
         self.advance(now, id, out);
     }
 
-    /// No region can be asked now: the task waits if that may pass by itself, and ends otherwise.
-    pub(super) fn nobody(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
+    /// No region can be asked now: the task waits if that may pass by itself, and ends otherwise. Words for people are
+    /// made only where something new is to be written: most looks of a waiting task find the same obstacle again.
+    fn nobody(&mut self, now: Now, id: TaskId, ranking: Ranking, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let known = task.shown.is_some();
+        let round = Round::new(task.custody.fence, now.mono, Vec::new(), ranking.refusals);
+        let obstacle = round.obstacle().map(|reason| reason.code);
+        if let Some(code) = obstacle.filter(|code| task.shown == Some(*code)) {
+            self.wait(now, id, code.into(), None, out);
+            return;
+        }
         let ranking = ranked(&self.directory, &self.config, self.me, task, now, true);
         let round = Round::new(task.custody.fence, now.mono, Vec::new(), ranking.refusals);
         let obstacle = round.obstacle();
@@ -246,7 +253,9 @@ impl Origin {
             }
         };
         self.placing -= 1;
-        task.unwritten.push(Record::Decision(Box::new(round.decision(id, now))));
+        if task.shown != Some(reason.code) {
+            task.unwritten.push(Record::Decision(Box::new(round.decision(id, now))));
+        }
         self.let_go(id, &round, None, out);
         self.wait(now, id, reason, round.again_in_ms, out);
     }
@@ -289,7 +298,19 @@ pub(super) fn ranked(
     now: Now,
     verbose: bool,
 ) -> Ranking {
-    let question = Question {
+    rank(&question(directory, config, me, task, now, verbose), directory.iter())
+}
+
+/// What ranking is asked for a task.
+pub(super) fn question<'a>(
+    directory: &'a super::directory::Directory,
+    config: &'a super::config::NegotiationConfig,
+    me: MemberId,
+    task: &'a Task,
+    now: Now,
+    verbose: bool,
+) -> Question<'a> {
+    Question {
         need: &task.need,
         wishes: &task.wishes,
         weights: &config.weights,
@@ -299,8 +320,7 @@ pub(super) fn ranked(
         digest_age_ms_max: config.digest_age_ms_max,
         egress_gib_micro: config.egress_gib_micro,
         verbose,
-    };
-    rank(&question, directory.iter())
+    }
 }
 
 /// Refusals by code with their counts, for people.

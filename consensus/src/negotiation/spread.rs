@@ -29,7 +29,8 @@ impl Spreader {
     ///
     /// Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
     pub fn choose_of_two(candidates: &mut [Ranked], tie: u32, me: MemberId, own_permille: u32, rng: &mut ChaCha8Rng) {
-        let Some(best) = candidates.first().map(|c| c.score) else { return };
+        // Whoever allows no tie wants the very best, also where others run there too.
+        let Some(best) = candidates.first().map(|c| c.score).filter(|_| tie > 0) else { return };
         let equal = candidates.iter().take_while(|c| c.score <= best.saturating_add(tie)).count();
         if equal < 2 {
             return;
@@ -104,6 +105,7 @@ mod tests {
             quantity: Quantity::default(),
             score,
             terms: Terms::default(),
+            left: 0,
             price_hour_micro: 0,
             currency: String::new(),
             rtt_ms: 0,

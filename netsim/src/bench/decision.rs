@@ -78,6 +78,7 @@ pub fn run(ask: &Ask) -> anyhow::Result<()> {
     println!("  favourite: within its bar, %    {}", each(&|r| r.favourite.within * 100.0, 2));
     println!("  comparison: ratio to bar, p50   {}", each(&|r| r.comparison.ratio.p50, 3));
     println!("  comparison: decisions           {}", each(&|r| r.comparison.count as f64, 0));
+    println!("  before comparing, p50, ms       {}", each(&|r| r.before_comparing_ms.p50, 1));
     println!("  custody after acceptance, p50   {}", each(&|r| r.custody_ms.p50, 1));
     println!("  success of the feasible, %      {}", each(&|r| r.placement_success * 100.0, 4));
     println!(

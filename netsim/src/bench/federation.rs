@@ -47,6 +47,27 @@ pub fn world(data: &Path) -> anyhow::Result<Wide> {
     })
 }
 
+/// The same with how many bytes a second go from region to region, where that was measured.
+///
+/// # Errors
+/// For people.
+pub fn world_lines(data: &Path) -> anyhow::Result<(Wide, Pairs)> {
+    let folder = std::env::temp_dir().join(format!("netsim-lines-{}", std::process::id()));
+    let convert = Convert::Skyplane {
+        latency: data.join("skyplane/latency.csv"),
+        throughput: Some(data.join("skyplane/throughput.csv")),
+        costs: None,
+        carbon: None,
+        out: folder.clone(),
+    };
+    convert.run()?;
+    let sites = input::read_sites(&folder.join("sites.csv"))?;
+    let rtt = input::read_pairs(&folder.join("rtt.csv"), "rtt_ms", &sites, true)?;
+    let lines = input::read_pairs(&folder.join("throughput.csv"), "bytes_per_s", &sites, false)?;
+    std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(((sites, rtt), lines))
+}
+
 /// Sites drawn over the land between 60 south and 60 north, without round trips: coordinates decide.
 pub fn drawn(seed: u64, count: usize) -> Vec<Site> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -32,8 +32,10 @@ pub struct Server {
 /// Which server is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// The least growth of fragmentation.
+    /// The least growth of fragmentation; the shapes of all tasks are known from the beginning.
     Fgd,
+    /// The same by asking every server for each task: the shapes are those asked so far.
+    AskEverybody,
     /// Any that fits.
     Random,
     /// One after the other.
@@ -51,16 +53,20 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Fgd,
-        Self::Random,
-        Self::RoundRobin,
-        Self::LeastLoaded,
-        Self::FirstFit,
-        Self::BestFit,
-        Self::DotProduct,
-        Self::GpuPacking,
+    /// All of them, each with the ways in which it can be tuned.
+    pub const ALL: [(Self, &'static [&'static str]); 9] = [
+        (Self::Fgd, &["exact", "scores of 0 to 100", "scores of 0 to 100, without memory"]),
+        (Self::AskEverybody, &["exact", "scores of 0 to 100"]),
+        (Self::Random, &[""]),
+        (Self::RoundRobin, &[""]),
+        (Self::LeastLoaded, &["GPUs, then cores", "cores, then GPUs", "share of all"]),
+        (Self::FirstFit, &["order of the file", "fewest GPUs first"]),
+        (Self::BestFit, &["of the largest server", "of the server itself", "GPUs first"]),
+        (
+            Self::DotProduct,
+            &["least, of the largest server", "least, of the server itself", "most, of the server itself"],
+        ),
+        (Self::GpuPacking, &["", "fewest cores next"]),
     ];
 }
 
@@ -93,8 +99,14 @@ impl Server {
     /// Expected GPU thousandths that tasks drawn from `popular` could not use here; weights sum to any whole.
     fn fragmentation(&self, popular: &[(Shape, f64)]) -> f64 {
         let idle: u64 = self.gpus.iter().sum();
+        if idle == 0 {
+            return 0.0;
+        }
+        let whole = self.gpus.iter().filter(|free| **free == 1000).count() as u64;
+        let largest = self.gpus.iter().max().copied().unwrap_or(0);
         let each = popular.iter().map(|(shape, weight)| {
-            let lost = if shape.gpu == 0 || self.gpus_for(shape).is_none() {
+            let room = if shape.gpu < 1000 { largest >= shape.gpu } else { whole >= shape.gpu / 1000 };
+            let lost = if shape.gpu == 0 || !room || self.cpu < shape.cpu || self.memory < shape.memory {
                 idle
             } else {
                 let least = shape.gpu.min(1000);
@@ -106,19 +118,16 @@ impl Server {
     }
 }
 
-/// What a server was worth to a shape: its version then, and the score with the place, where it fits.
-type Judged = (u64, Option<(f64, usize)>);
-
-/// Places tasks in order, none leaves; thousandths of GPUs allocated at the end.
-pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8Rng) -> u64 {
-    let mut servers = servers.to_vec();
-    let whole: Vec<Server> = servers.clone();
+/// The most frequent shapes that make up 95 % of all tasks, as in the paper's "typical pods"; at most `most`.
+fn popular<'a>(tasks: impl Iterator<Item = &'a Shape>, memory: bool, most: usize) -> Vec<(Shape, f64)> {
     let mut counts: BTreeMap<Shape, f64> = BTreeMap::new();
+    let mut all = 0.0;
     for task in tasks {
-        *counts.entry(*task).or_default() += 1.0 / tasks.len() as f64;
+        let shape = if memory { *task } else { Shape { memory: 0, ..*task } };
+        *counts.entry(shape).or_default() += 1.0;
+        all += 1.0;
     }
-    // The most frequent shapes that make up 95 % of all tasks, as in the paper's "typical pods".
-    let mut popular: Vec<(Shape, f64)> = counts.into_iter().collect();
+    let mut popular: Vec<(Shape, f64)> = counts.into_iter().map(|(shape, count)| (shape, count / all)).collect();
     popular.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let mut sum = 0.0;
     let kept = popular
@@ -129,12 +138,35 @@ pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8R
             before < 0.95
         })
         .count();
-    popular.truncate(kept);
+    popular.truncate(kept.min(most));
+    popular
+}
+
+/// What a server was worth to a shape: its version then, and the score with the place, where it fits.
+type Judged = (u64, Option<(f64, usize)>);
+
+/// Asking everybody, the shapes asked so far are looked at anew after so many tasks.
+const LOOK_EVERY: usize = 250;
+
+/// Places tasks in order, none leaves; thousandths of GPUs allocated at the end. `tuning` is a position in [`Rule::ALL`].
+/// Between servers of the same score the first of the list is taken.
+pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, tuning: usize, rng: &mut ChaCha8Rng) -> u64 {
+    let mut servers = servers.to_vec();
+    if rule == Rule::FirstFit && tuning == 1 {
+        servers.sort_by_key(|server| server.gpus.len());
+    }
+    let whole: Vec<Server> = servers.clone();
+    let by_fragmentation = matches!(rule, Rule::Fgd | Rule::AskEverybody);
+    let mut shapes = popular(tasks.iter().filter(|_| rule == Rule::Fgd), tuning != 2, usize::MAX);
     let mut cache: BTreeMap<Shape, Vec<Option<Judged>>> = BTreeMap::new();
     let mut versions = vec![0u64; servers.len()];
     let (mut allocated, mut next) = (0, 0);
-    for task in tasks {
-        let chosen: Option<(usize, Vec<usize>)> = if rule == Rule::Fgd {
+    for (number, task) in tasks.iter().enumerate() {
+        if rule == Rule::AskEverybody && (number % LOOK_EVERY == 0 || number == LOOK_EVERY / 5) {
+            shapes = popular(tasks[..number].iter(), true, 64);
+            cache.clear();
+        }
+        let chosen: Option<(usize, Vec<usize>)> = if by_fragmentation {
             let row = cache.entry(*task).or_insert_with(|| vec![None; servers.len()]);
             let mut best: Option<(f64, usize, usize)> = None;
             for index in 0..servers.len() {
@@ -142,7 +174,9 @@ pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8R
                 let value = match known {
                     Some((_, value)) => value,
                     None => {
-                        let value = gradient(&servers[index], task, &popular);
+                        let exact = gradient(&servers[index], task, &shapes);
+                        let value =
+                            exact.map(|(growth, gpu)| (if tuning == 0 { growth } else { -rounded(growth) }, gpu));
                         row[index] = Some((versions[index], value));
                         value
                     }
@@ -169,7 +203,7 @@ pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8R
                 Rule::RoundRobin => fitting.iter().copied().find(|index| *index >= next).or(fitting.first().copied()),
                 Rule::FirstFit => fitting.first().copied(),
                 _ => fitting.iter().copied().min_by(|a, b| {
-                    let key = |index: usize| score(rule, &servers[index], &whole[index], task);
+                    let key = |index: usize| score(rule, tuning, &servers[index], &whole[index], task);
                     key(*a).total_cmp(&key(*b)).then(a.cmp(b))
                 }),
             };
@@ -183,6 +217,11 @@ pub fn place(servers: &[Server], tasks: &[Shape], rule: Rule, rng: &mut ChaCha8R
         }
     }
     allocated
+}
+
+/// The whole number from 0 to 100 that the paper's scheduler gives to a growth: its logistic curve, rounded down.
+fn rounded(growth: f64) -> f64 {
+    (100.0 / (1.0 + (growth / 1000.0).exp())).floor()
 }
 
 /// The least growth of fragmentation that a task causes on a server, and the GPU that causes it.
@@ -215,23 +254,27 @@ fn gradient(server: &Server, task: &Shape, popular: &[(Shape, f64)]) -> Option<(
 }
 
 /// Lower is taken.
-fn score(rule: Rule, server: &Server, whole: &Server, task: &Shape) -> f64 {
+fn score(rule: Rule, tuning: usize, server: &Server, whole: &Server, task: &Shape) -> f64 {
     let idle: u64 = server.gpus.iter().sum();
     let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let gpus = 1000 * whole.gpus.len() as u64;
-    match rule {
-        Rule::LeastLoaded => -(idle as f64 * 1000.0 + server.cpu as f64 / 1e6),
-        Rule::BestFit => {
-            share(server.cpu - task.cpu, 128_000)
-                + share(server.memory - task.memory, 1 << 20)
-                + share(idle - task.gpu, 8_000)
+    let base = if tuning == 0 { [128_000, 1 << 20, 8_000] } else { [whole.cpu, whole.memory, gpus] };
+    let left = [server.cpu - task.cpu, server.memory - task.memory, idle - task.gpu];
+    match (rule, tuning) {
+        (Rule::LeastLoaded, 0) => -(idle as f64 * 1000.0 + server.cpu as f64 / 1e6),
+        (Rule::LeastLoaded, 1) => -(server.cpu as f64 + idle as f64 / 1e6),
+        (Rule::LeastLoaded, _) => {
+            -(share(server.cpu, whole.cpu) + share(server.memory, whole.memory) + share(idle, gpus))
         }
-        Rule::DotProduct => {
-            share(server.cpu, 128_000) * share(task.cpu, 128_000)
-                + share(server.memory, 1 << 20) * share(task.memory, 1 << 20)
-                + share(idle, 8_000) * share(task.gpu, 8_000)
+        (Rule::BestFit, 2) => left[2] as f64 * 1e3 + share(left[0], 128_000) + share(left[1], 1 << 20),
+        (Rule::BestFit, _) => (0..3).map(|i| share(left[i], base[i])).sum(),
+        (Rule::DotProduct, _) => {
+            let product = share(server.cpu, base[0]) * share(task.cpu, base[0])
+                + share(server.memory, base[1]) * share(task.memory, base[1])
+                + share(idle, base[2]) * share(task.gpu, base[2]);
+            if tuning == 2 { -product } else { product }
         }
-        Rule::GpuPacking => {
+        (Rule::GpuPacking, _) => {
             let fresh = idle == gpus;
             let shared =
                 task.gpu > 0 && task.gpu < 1000 && server.gpus.iter().any(|free| *free < 1000 && *free >= task.gpu);
@@ -244,7 +287,7 @@ fn score(rule: Rule, server: &Server, whole: &Server, task: &Shape) -> f64 {
             } else {
                 3.0
             };
-            class * 1e6 + idle as f64
+            class * 1e6 + idle as f64 + if tuning == 1 { share(server.cpu, 1_000_000) } else { 0.0 }
         }
         _ => 0.0,
     }

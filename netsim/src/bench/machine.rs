@@ -8,6 +8,7 @@ use consensus::time::{Monotonic, Now, Timestamp};
 use cpi::dictionary::Dictionary;
 use cpi::ids::{MemberId, TaskId};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a bench came to.
@@ -72,7 +73,7 @@ pub fn place_many(tasks: u64, regions: usize) -> Placed {
             pair.feed(to, Input::Member { member, place: place(about), active: true });
             pair.feed(to, Input::Rtt { member, rtt_ms: Some(1) });
             let digest = pair.machines[about].digest(1, u64::MAX);
-            pair.feed(to, Input::Digest(Box::new(digest)));
+            pair.feed(to, Input::Digest(Arc::new(digest)));
         }
     }
     let template = submission(1, &task());

@@ -4,6 +4,7 @@ pub mod decision;
 pub mod failover;
 pub mod federation;
 pub mod global;
+pub mod learned;
 pub mod machine;
 pub mod openb;
 pub mod scale;
@@ -79,12 +80,30 @@ pub enum Bench {
         /// A policy for the regions.
         #[arg(long)]
         policy: Option<PathBuf>,
-        /// Only the schedulers that know everything.
+        /// Only the schedulers that know every server.
         #[arg(long)]
         only_global: bool,
+        /// Only the regions.
+        #[arg(long, conflicts_with = "only_global")]
+        only_regions: bool,
         /// Writes the last seed's report here.
         #[arg(long)]
         report: Option<PathBuf>,
+    },
+    /// Whether learned estimates tell starts better than fixed assumptions, and what weighing them does to waits.
+    Learned {
+        /// The folder with skyplane/.
+        #[arg(long)]
+        data: PathBuf,
+        /// Seeds from 1.
+        #[arg(long, default_value_t = 10)]
+        seeds: u64,
+        /// Tasks per seed.
+        #[arg(long, default_value_t = 3_000)]
+        tasks: usize,
+        /// What learned waits and failures weigh in the second half of the runs.
+        #[arg(long, default_value_t = 200)]
+        weight: u32,
     },
     /// Many regions and tasks for an hour of virtual time at load 0.8.
     Scale {
@@ -103,6 +122,9 @@ pub enum Bench {
         /// The seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Smaller federations that are run first with as many tasks per region, for the curve in the report.
+        #[arg(long, value_delimiter = ',')]
+        curve: Vec<usize>,
         /// Writes the report here.
         #[arg(long)]
         report: Option<PathBuf>,
@@ -126,11 +148,22 @@ impl Bench {
                 decision::run(&decision::Ask { data, wan, factor, tasks, seeds, compare, fair, report })
             }
             Self::Failover { seeds, tasks } => failover::run(seeds, tasks),
-            Self::Openb { data, split, regions, arrivals, seeds, policy, only_global, report } => {
-                openb::run(&openb::Ask { data, split, regions, arrivals, seeds, policy, only_global, report })
+            Self::Openb { data, split, regions, arrivals, seeds, policy, only_global, only_regions, report } => {
+                openb::run(&openb::Ask {
+                    data,
+                    split,
+                    regions,
+                    arrivals,
+                    seeds,
+                    policy,
+                    only_global,
+                    only_regions,
+                    report,
+                })
             }
-            Self::Scale { regions, tasks, peers, digest_s, seed, report } => {
-                scale::run(&scale::Ask { regions, tasks, peers, digest_s, seed, report })
+            Self::Learned { data, seeds, tasks, weight } => learned::run(&data, seeds, tasks, weight),
+            Self::Scale { regions, tasks, peers, digest_s, seed, curve, report } => {
+                scale::run(&scale::Ask { regions, tasks, peers, digest_s, seed, curve, report })
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::input::{self, ServerRow, Spread, TaskRow};
 use crate::trace::Detail;
 use crate::world::World;
 use anyhow::Context as _;
+use consensus::negotiation::{NegotiationConfig, Weights};
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -39,8 +40,35 @@ pub struct Ask {
     pub policy: Option<PathBuf>,
     /// Without the regions.
     pub only_global: bool,
+    /// Without the schedulers that know every server.
+    pub only_regions: bool,
     /// Where the last report goes.
     pub report: Option<PathBuf>,
+}
+
+/// The policy of a federation that wants its chips used up: fragmentation alone decides, and no tie is drawn for.
+fn packing() -> NegotiationConfig {
+    let none = Weights {
+        price: 0,
+        start: 0,
+        data: 0,
+        latency: 0,
+        carbon: 0,
+        keep: 0,
+        fragmentation: 1_000,
+        affinity: 0,
+        waiting: 0,
+        failure: 0,
+    };
+    NegotiationConfig {
+        tie_permille: 0,
+        own_permille: 1_000,
+        weights: none,
+        // Nothing is lost here and nothing ends: renewals would only take time of the machine that simulates.
+        lease_ttl_ms: 600_000,
+        renew_every_ms: 200_000,
+        ..NegotiationConfig::default()
+    }
 }
 
 fn read(ask: &Ask) -> anyhow::Result<(Vec<ServerRow>, Vec<TaskRow>)> {
@@ -133,16 +161,18 @@ pub fn run(ask: &Ask) -> anyhow::Result<()> {
         ask.arrivals,
         ask.seeds
     );
-    let mut global: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut global: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     let (mut regional, mut lost, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for seed in 1..=ask.seeds {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let tasks = inflated(&all, gpu_milli, ask.arrivals, &mut rng);
         let shapes: Vec<Shape> =
             tasks.iter().map(|t| Shape { cpu: t.cpu_milli, memory: t.memory_mib, gpu: t.chip_milli }).collect();
-        for rule in Rule::ALL {
-            let allocated = place(&servers, &shapes, rule, &mut rng);
-            global.entry(format!("{rule:?}")).or_default().push(100.0 * allocated as f64 / gpu_milli as f64);
+        for (position, (rule, tunings)) in Rule::ALL.iter().enumerate() {
+            for tuning in (0..tunings.len()).filter(|_| !ask.only_regions) {
+                let allocated = place(&servers, &shapes, *rule, tuning, &mut rng.clone());
+                global.entry((position, tuning)).or_default().push(100.0 * allocated as f64 / gpu_milli as f64);
+            }
         }
         if ask.only_global {
             continue;
@@ -150,9 +180,10 @@ pub fn run(ask: &Ask) -> anyhow::Result<()> {
         let sites = federation::drawn(seed, ask.regions);
         let at = input::spread_servers(&rows, ask.regions, ask.split, &mut rng);
         let mut experiment = Experiment::new("openb", seed, sites, at, tasks);
-        if let Some(path) = &ask.policy {
-            experiment.policy = input::read_policy(path)?;
-        }
+        experiment.policy = match &ask.policy {
+            Some(path) => input::read_policy(path)?,
+            None => packing(),
+        };
         experiment.give_up_s = Some(PATIENCE_S);
         experiment.detail = Detail::Off;
         experiment.oracle = false;
@@ -169,9 +200,12 @@ pub fn run(ask: &Ask) -> anyhow::Result<()> {
             std::fs::write(path, serde_json::to_vec_pretty(&report)?).with_context(|| path.display().to_string())?;
         }
     }
-    println!("  GPUs allocated, %, schedulers that know everything:");
-    for (rule, values) in &global {
-        println!("    {rule:<12} {}", in_words(values, 2));
+    if !ask.only_regions {
+        println!("  GPUs allocated, %, schedulers that know every server:");
+    }
+    for ((position, tuning), values) in &global {
+        let (rule, tunings) = Rule::ALL[*position];
+        println!("    {:<13} {}  {}", format!("{rule:?}"), in_words(values, 2), tunings[*tuning]);
     }
     if !ask.only_global {
         println!("  GPUs allocated, %, regions that negotiate: {}", in_words(&regional, 2));

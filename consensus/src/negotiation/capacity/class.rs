@@ -1,17 +1,28 @@
 //! One class of equal servers: what each has free, grouped by shape, so that thousands are searched by their few shapes.
 
+use super::super::shape::steps;
 use super::chips::{ChipSet, ServerFree, WHOLE};
 use super::fragments::Shapes;
-use cpi::resource::Quantity;
+use cpi::resource::{ChipModel, Quantity};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 /// The servers of a class.
 #[derive(Debug, Clone)]
 pub struct ClassBook {
     per_server: Quantity,
+    chip: Option<ChipModel>,
     servers: Vec<ServerFree>,
-    groups: BTreeMap<ServerFree, BTreeSet<u32>>,
+    groups: BTreeMap<ServerFree, Group>,
     sum: Quantity,
+}
+
+/// Servers that have the same free, and what was worked out about them for the shapes in force.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    servers: BTreeSet<u32>,
+    unusable: OnceLock<u64>,
+    costs: OnceLock<Vec<Option<Cost>>>,
 }
 
 /// Where a need would go.
@@ -23,21 +34,30 @@ pub struct Pick {
     pub chips: ChipSet,
     /// What it adds to the fragmentation, in 1,024ths of a thousandth of a chip.
     pub fragmentation: i64,
+    /// What places are compared by.
+    pub cost: Cost,
 }
 
-/// Fragmentation that is added, then what is left behind: less is better.
-type Cost = (i64, (u64, u64));
+/// Less is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost {
+    /// Fragmentation that is added, in steps.
+    pub steps: i64,
+    /// What is left behind on the server, in permille of it: twice the chips, cores, memory.
+    pub left: u64,
+}
 
 impl ClassBook {
-    /// `servers` empty servers.
-    pub fn empty(per_server: Quantity, servers: u32) -> Self {
+    /// `servers` empty servers with this chip.
+    pub fn empty(per_server: Quantity, servers: u32, chip: Option<ChipModel>) -> Self {
         let free = ServerFree::empty(&per_server);
         let mut groups = BTreeMap::new();
         if servers > 0 {
-            groups.insert(free.shape(), (0..servers).collect());
+            groups.insert(free.shape(), Group { servers: (0..servers).collect(), ..Group::default() });
         }
         Self {
             per_server,
+            chip,
             servers: vec![free; servers as usize],
             groups,
             sum: super::super::digest::total_of(&per_server, servers),
@@ -69,35 +89,90 @@ impl ClassBook {
         (wholes, parts)
     }
 
-    /// The place for `need` that adds the least fragmentation for `shapes`; without shapes, and between equals, the one
-    /// that leaves the least behind, chips first.
+    /// The place for `need` that adds the least fragmentation for `shapes`, and between equals the one that leaves the
+    /// least behind.
     pub fn best(&self, need: &Quantity, shapes: &Shapes) -> Option<Pick> {
-        let mut best: Option<(Cost, &BTreeSet<u32>, Option<u16>)> = None;
-        for (shape, servers) in self.groups.iter().filter(|(shape, _)| shape.largest().fits(need)) {
-            let left = left_behind(&self.per_server, &shape.sum, need);
-            for part in parts_to_try(shape, need) {
-                let at = part.and_then(|free| shape.chips.iter().position(|chip| *chip == free));
-                let Some(chips) = shape.choose(need.chip_milli, at) else { continue };
-                let added = if self.per_server.chip_milli == 0 || shapes.is_empty() {
-                    0
-                } else {
-                    let mut after = shape.clone();
-                    if !after.take(need, chips) {
-                        continue;
-                    }
-                    shapes.added(shape, &after)
-                };
-                let key = (added, left);
-                if best.as_ref().is_none_or(|(least, ..)| key < *least) {
-                    best = Some((key, servers, part));
-                }
+        let mut best: Option<(Cost, i64, &Group, Option<u16>)> = None;
+        for (shape, group) in &self.groups {
+            if let Some((cost, added, part)) = self.cost(shape, group, need, shapes)
+                && best.as_ref().is_none_or(|(least, ..)| cost < *least)
+            {
+                best = Some((cost, added, group, part));
             }
         }
-        let ((added, _), servers, part) = best?;
-        let server = *servers.first()?;
+        let (cost, fragmentation, group, part) = best?;
+        let server = *group.servers.first()?;
         let free = &self.servers[server as usize];
         let at = part.and_then(|part| free.chips.iter().position(|chip| *chip == part));
-        Some(Pick { server, chips: free.choose(need.chip_milli, at)?, fragmentation: added })
+        Some(Pick { server, chips: free.choose(need.chip_milli, at)?, fragmentation, cost })
+    }
+
+    /// What the best place for each of `shapes` costs, in their order. Servers that did not change since the last time
+    /// are not looked at again; [`Self::forget_costs`] must be called when the shapes change.
+    pub fn costs(&self, shapes: &Shapes) -> Vec<Option<Cost>> {
+        let mut least: Vec<Option<Cost>> = shapes.iter().map(|_| None).collect();
+        for (free, group) in &self.groups {
+            let costs = group.costs.get_or_init(|| {
+                let cost = |(shape, need): (&super::super::shape::Shape, &Quantity)| {
+                    let (cost, ..) = self.cost(free, group, need, shapes)?;
+                    shape.runs_on(self.chip.as_ref()).then_some(cost)
+                };
+                shapes.iter().map(cost).collect()
+            });
+            for (least, cost) in least.iter_mut().zip(costs) {
+                *least = match (*least, *cost) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+        }
+        least
+    }
+
+    /// The shapes in force changed.
+    pub fn forget_costs(&mut self) {
+        for group in self.groups.values_mut() {
+            group.costs = OnceLock::new();
+            group.unusable = OnceLock::new();
+        }
+    }
+
+    /// What `need` costs on a server of this group, with the fragmentation in full and the free part of the chip that it
+    /// breaks; `None` if it does not fit.
+    fn cost(
+        &self,
+        free: &ServerFree,
+        group: &Group,
+        need: &Quantity,
+        shapes: &Shapes,
+    ) -> Option<(Cost, i64, Option<u16>)> {
+        if !free.largest().fits(need) {
+            return None;
+        }
+        let (stranded, left) = left_behind(&self.per_server, &free.sum, need);
+        if self.per_server.chip_milli == 0 || shapes.is_empty() {
+            // Without shapes, chips without cores or memory are what nobody can use.
+            let part = parts_to_try(free, need).pop()?;
+            let at = part.and_then(|part| free.chips.iter().position(|chip| *chip == part));
+            free.choose(need.chip_milli, at)?;
+            return Some((Cost { steps: 0, left: stranded * 10_000 + left }, 0, part));
+        }
+        let before = *group.unusable.get_or_init(|| shapes.unusable(free, self.chip.as_ref()));
+        let mut best: Option<(i64, Option<u16>)> = None;
+        for part in parts_to_try(free, need) {
+            let at = part.and_then(|part| free.chips.iter().position(|chip| *chip == part));
+            let Some(chips) = free.choose(need.chip_milli, at) else { continue };
+            let mut after = free.clone();
+            if !after.take(need, chips) {
+                continue;
+            }
+            let added = shapes.added(before, shapes.unusable(&after, self.chip.as_ref()));
+            if best.is_none_or(|(least, _)| added < least) {
+                best = Some((added, part));
+            }
+        }
+        let (added, part) = best?;
+        Some((Cost { steps: steps(added), left }, added, part))
     }
 
     /// Takes `need` on a server. False if it does not fit or the server is not there (any more).
@@ -123,12 +198,12 @@ impl ClassBook {
         let without = self.sum.checked_sub(&before).expect("the sum of all servers covers each of them");
         self.sum = without.saturating_add(&after);
         if let Some(group) = self.groups.get_mut(&old) {
-            group.remove(&server);
-            if group.is_empty() {
+            group.servers.remove(&server);
+            if group.servers.is_empty() {
                 self.groups.remove(&old);
             }
         }
-        self.groups.entry(new).or_default().insert(server);
+        self.groups.entry(new).or_default().servers.insert(server);
         true
     }
 

@@ -4,79 +4,69 @@
 //! Source: Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent",
 //! USENIX ATC 2023. Shapes weigh by how often they were asked; the unit is thousandths of a chip.
 
+use super::super::shape::Shape;
 use super::chips::{ServerFree, WHOLE};
-use cpi::resource::Quantity;
+use cpi::resource::{ChipModel, Quantity};
 
-/// The most shapes that are remembered; the rarest gives way.
-const SHAPES_MAX: usize = 24;
-/// Once so many asks were counted, all counts are halved: old demand fades.
-const COUNTED_MAX: u64 = 4_096;
-
-/// Shapes asked lately that want chips, with how often.
+/// Shapes asked lately, with how often.
 #[derive(Debug, Clone, Default)]
 pub struct Shapes {
-    seen: Vec<(Quantity, u64)>,
+    seen: Vec<Seen>,
     counted: u64,
 }
 
+#[derive(Debug, Clone)]
+struct Seen {
+    shape: Shape,
+    quantity: Quantity,
+    count: u64,
+}
+
 impl Shapes {
-    /// Counts an ask for `need`; shapes without chips strand none.
-    pub fn see(&mut self, need: &Quantity) {
-        if need.chip_milli == 0 {
-            return;
-        }
-        self.counted += 1;
-        match self.seen.iter_mut().find(|(shape, _)| shape == need) {
-            Some((_, count)) => *count += 1,
-            None => {
-                if self.seen.len() >= SHAPES_MAX
-                    && let Some(rarest) = (0..self.seen.len()).min_by_key(|i| self.seen[*i].1)
-                {
-                    self.counted -= self.seen[rarest].1;
-                    self.seen.swap_remove(rarest);
-                }
-                self.seen.push((*need, 1));
-            }
-        }
-        if self.counted >= COUNTED_MAX {
-            for (_, count) in &mut self.seen {
-                *count /= 2;
-            }
-            self.seen.retain(|(_, count)| *count > 0);
-            self.counted = self.seen.iter().map(|(_, count)| count).sum();
-        }
+    /// Takes over what is asked lately, most asked first.
+    pub fn new(asked: Vec<(Shape, u64)>) -> Self {
+        // Shapes without chips strand none: they are told of, but do not weigh.
+        let counted = asked.iter().filter(|(shape, _)| shape.chip_milli > 0).map(|(_, count)| count).sum();
+        let seen = asked.into_iter().map(|(shape, count)| Seen { quantity: shape.quantity(), shape, count });
+        Self { seen: seen.collect(), counted }
     }
 
-    /// Whether nothing was asked yet.
+    /// Whether no chips were asked for yet.
     pub fn is_empty(&self) -> bool {
-        self.seen.is_empty()
+        self.counted == 0
+    }
+
+    /// The shapes, most asked first.
+    pub fn iter(&self) -> impl Iterator<Item = (&Shape, &Quantity)> {
+        self.seen.iter().map(|seen| (&seen.shape, &seen.quantity))
     }
 
     /// Free thousandths of chips on a server that the shapes could not use, summed over asks.
-    fn unusable(&self, free: &ServerFree) -> u64 {
+    pub fn unusable(&self, free: &ServerFree, chip: Option<&ChipModel>) -> u64 {
+        if free.sum.chip_milli == 0 {
+            return 0;
+        }
         let largest = free.largest();
-        let of = |shape: &Quantity| {
-            if !largest.fits(shape) {
+        let of = |seen: &Seen| {
+            let shape = &seen.quantity;
+            if !largest.fits(shape) || !seen.shape.runs_on(chip) {
                 free.sum.chip_milli
             } else if free.chips.is_empty() {
                 0
-            } else if shape.chip_milli >= u64::from(WHOLE) {
-                free.chips.iter().filter(|chip| **chip < WHOLE).map(|chip| u64::from(*chip)).sum()
             } else {
-                let small = |chip: &&u16| u64::from(**chip) < shape.chip_milli;
-                free.chips.iter().filter(small).map(|chip| u64::from(*chip)).sum()
+                let least = shape.chip_milli.min(u64::from(WHOLE));
+                free.chips.iter().map(|chip| u64::from(*chip)).filter(|chip| *chip < least).sum()
             }
         };
-        self.seen.iter().map(|(shape, count)| count * of(shape)).sum()
+        self.seen.iter().filter(|seen| seen.quantity.chip_milli > 0).map(|seen| seen.count * of(seen)).sum()
     }
 
-    /// By how many thousandths of a chip `after` is more fragmented than `before`, for the mean ask. Negative where it
-    /// is less. In 1,024ths, so that close choices differ.
-    pub fn added(&self, before: &ServerFree, after: &ServerFree) -> i64 {
+    /// From two sums of [`Self::unusable`]: by how many thousandths of a chip the later is more fragmented, for the mean
+    /// ask. Negative where it is less. In 1,024ths, so that close choices differ.
+    pub fn added(&self, before: u64, after: u64) -> i64 {
         if self.counted == 0 {
             return 0;
         }
-        let (before, after) = (i128::from(self.unusable(before)), i128::from(self.unusable(after)));
-        ((after - before) * 1024 / i128::from(self.counted)) as i64
+        ((i128::from(after) - i128::from(before)) * 1024 / i128::from(self.counted)) as i64
     }
 }

@@ -9,7 +9,9 @@ mod fragments;
 pub use chips::ChipSet;
 
 use super::message::{ClassUpdate, Target};
+use super::shape::{BestPlace, Shape};
 use class::ClassBook;
+pub use class::Cost;
 use cpi::resource::{PoolSpec, Quantity};
 use fragments::Shapes;
 
@@ -34,6 +36,8 @@ pub struct Chance {
     /// Thousandths of chips that the mean ask of late could use before and not after, in 1,024ths; negative where it
     /// uses up what was spoilt.
     pub fragmentation: i64,
+    /// What places are compared by: less is better.
+    pub cost: Cost,
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +57,8 @@ impl CapacityBook {
     /// A book of empty pools.
     pub fn new(pools: Vec<PoolSpec>) -> Self {
         let pools = pools.into_iter().map(|spec| {
-            let classes = spec.classes.iter().map(|c| ClassBook::empty(c.per_server, c.servers)).collect();
+            let classes =
+                spec.classes.iter().map(|c| ClassBook::empty(c.per_server, c.servers, c.chip.clone())).collect();
             PoolBook { spec, classes }
         });
         Self { pools: pools.collect(), shapes: Shapes::default() }
@@ -85,14 +90,46 @@ impl CapacityBook {
         &self.pools[pool as usize].classes[class as usize]
     }
 
-    /// Counts an ask: fragmentation is measured against what is asked lately.
-    pub fn see(&mut self, need: &Quantity) {
-        self.shapes.see(need);
+    /// Takes over what is asked lately, most asked first: fragmentation is measured against it.
+    pub fn set_shapes(&mut self, asked: Vec<(Shape, u64)>) {
+        self.shapes = Shapes::new(asked);
+        for class in self.pools.iter_mut().flat_map(|pool| &mut pool.classes) {
+            class.forget_costs();
+        }
     }
 
     /// Keeps what was asked lately over a change of pools.
     pub fn remember_shapes_of(&mut self, other: &Self) {
         self.shapes = other.shapes.clone();
+    }
+
+    /// Whether any server has chips.
+    pub fn has_chips(&self) -> bool {
+        self.pools.iter().any(|pool| pool.spec.classes.iter().any(|class| class.per_server.chip_milli > 0))
+    }
+
+    /// The best place for each shape that is asked lately, most asked first; classes count through all pools, those
+    /// of cordoned pools and beyond 256 are left out. Without chips nowhere is better than elsewhere, and none is told.
+    pub fn best_places(&self) -> Vec<(Shape, Option<BestPlace>)> {
+        let mut best: Vec<Option<BestPlace>> = self.shapes.iter().map(|_| None).collect();
+        if !self.has_chips() {
+            return self.shapes.iter().map(|(shape, _)| shape.clone()).zip(best).collect();
+        }
+        let classes = self.pools.iter().flat_map(|pool| pool.classes.iter().map(|class| (pool.spec.cordoned, class)));
+        for (position, (_, class)) in classes.enumerate().take(256).filter(|(_, (cordoned, _))| !cordoned) {
+            for (best, cost) in best.iter_mut().zip(class.costs(&self.shapes)) {
+                let Some(cost) = cost else { continue };
+                let place = BestPlace {
+                    added: cost.steps.clamp(-127, 127) as i8,
+                    left: (cost.left / 16).min(255) as u8,
+                    class: position as u8,
+                };
+                if best.is_none_or(|least| place < least) {
+                    *best = Some(place);
+                }
+            }
+        }
+        self.shapes.iter().map(|(shape, _)| shape.clone()).zip(best).collect()
     }
 
     /// Sum of what is free in a class.
@@ -114,7 +151,7 @@ impl CapacityBook {
     pub fn would_take(&self, pool: u16, class: u16, need: &Quantity) -> Option<Chance> {
         let pick = self.class(pool, class).best(need, &self.shapes)?;
         let slot = Slot { pool, class, server: pick.server, chips: pick.chips };
-        Some(Chance { slot, fragmentation: pick.fragmentation })
+        Some(Chance { slot, fragmentation: pick.fragmentation, cost: pick.cost })
     }
 
     /// Takes `need` on the best server; `None` if it fits nowhere.

@@ -21,10 +21,12 @@ fn book(servers: u32, chips: u64, shapes: &[Quantity]) -> CapacityBook {
         cordoned: false,
     };
     let mut book = CapacityBook::new(vec![spec]);
-    for shape in shapes {
-        book.see(shape);
-    }
+    ask(&mut book, shapes);
     book
+}
+
+fn ask(book: &mut CapacityBook, shapes: &[Quantity]) {
+    book.set_shapes(shapes.iter().map(|shape| (Shape::of(shape), 1)).collect());
 }
 
 fn need(cpu_milli: u64, chip_milli: u64) -> Quantity {
@@ -106,7 +108,7 @@ proptest! {
                 book.give_back(slot, &need);
             } else {
                 let need = need(cpu_milli, chip_milli);
-                book.see(&need);
+                ask(&mut book, &[need]);
                 let said = book.largest_fit(0, 0).chip_milli >= chip_milli;
                 match book.take(0, 0, &need) {
                     Some(slot) => taken.push((slot, need)),

@@ -87,7 +87,6 @@ impl Provider {
             self.decline(now, from, attempt, (ask.mode, ask.round), (code.into(), 0), (Vec::new(), None), out);
             return;
         }
-        self.see(&ask);
         let commit = ask.mode == AskMode::CommitIf;
         let wanted = Wanted { from, need: &ask.need, limits: &ask.limits, commit, round: ask.round };
         let picked = self.check(from, &ask.need, ask.mode).and_then(|()| self.pick(wanted, &ask.targets, rng));
@@ -149,17 +148,6 @@ impl Provider {
         assert!(self.book.take_at(slot, &fit.quantity), "it was found to fit");
         let terms = Terms { target: fit.target, quantity: fit.quantity, price: fit.price };
         self.commit(now, from, attempt, need, slot, terms, document, rng, out);
-    }
-
-    /// Counts the shapes that an ask names: fragmentation is measured against what is asked lately.
-    fn see(&mut self, ask: &Ask) {
-        let Some(target) = ask.targets.first() else { return };
-        let Some((pool, class)) = self.book.find(target) else { return };
-        let Some(way) = ask.need.variants.get(usize::from(target.variant)) else { return };
-        let chip = self.book.pool(pool).classes[usize::from(class)].chip.as_ref();
-        if let Some(quantity) = way.on(chip) {
-            self.book.see(&quantity);
-        }
     }
 
     /// An award: the held capacity becomes a lease; without the hold it is checked anew.

@@ -89,12 +89,22 @@ impl Provider {
         Ok(())
     }
 
-    /// The first target that fits, or the refusal that came closest.
+    /// The first target that fits, or of those that serve the same way at the same price the one that costs the least of
+    /// what others may need; else the refusal that came closest.
     pub(super) fn pick(&self, wanted: Wanted<'_>, targets: &[Target], rng: &mut ChaCha8Rng) -> Result<Fit, Refusal> {
         let mut closest: Option<Refusal> = None;
+        let mut best: Option<Fit> = None;
         for target in targets.iter().take(TARGETS_MAX) {
+            if best.as_ref().is_some_and(|best| best.target.variant != target.variant) {
+                continue;
+            }
             match self.fit(wanted, target, rng) {
-                Ok(fit) => return Ok(fit),
+                Ok(fit) => {
+                    let same = |best: &Fit| best.price == fit.price && best.start_in_ms == fit.start_in_ms;
+                    if best.as_ref().is_none_or(|best| same(best) && fit.chance.cost < best.chance.cost) {
+                        best = Some(fit);
+                    }
+                }
                 Err(refusal) => {
                     let further = |c: &Refusal| refusal.0.code.precedence() > c.0.code.precedence();
                     if closest.as_ref().is_none_or(further) {
@@ -103,7 +113,7 @@ impl Provider {
                 }
             }
         }
-        Err(closest.unwrap_or_else(|| refuse(ReasonCode::InvalidTask, "the ask names no place")))
+        best.ok_or_else(|| closest.unwrap_or_else(|| refuse(ReasonCode::InvalidTask, "the ask names no place")))
     }
 
     fn fit(&self, wanted: Wanted<'_>, target: &Target, rng: &mut ChaCha8Rng) -> Result<Fit, Refusal> {

@@ -21,6 +21,7 @@ use super::message::{Ask, Attempt};
 use super::outbox::Outbox;
 use super::peer::{AnswerTimes, Estimate};
 use super::record::{LeasePhase, LeaseRecord};
+use super::shape::Shape;
 use super::timers::Timers;
 use crate::time::{Monotonic, Now};
 use account::Account;
@@ -249,6 +250,12 @@ impl Provider {
         });
         self.holds_of_class = holds_of_class;
         self.changes += 1;
+    }
+
+    /// Takes over what is asked lately, most asked first.
+    pub fn set_shapes(&mut self, asked: Vec<(Shape, u64)>) {
+        self.book.set_shapes(asked);
+        self.changes += u64::from(self.book.has_chips());
     }
 
     /// Stops or allows new work in a pool.

@@ -9,6 +9,7 @@ use cpi::dictionary::Dictionary;
 use cpi::ids::{ContentDigest, Fence, MemberId, TaskId};
 use cpi::reason::ReasonCode;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Default)]
 pub struct Disk {
@@ -121,7 +122,7 @@ impl Net {
             self.nodes.iter().filter_map(|n| Some(n.machine.as_ref()?.digest(self.digests, 60_000))).collect();
         for index in 0..self.nodes.len() {
             for digest in &digests {
-                self.feed(index, Input::Digest(Box::new(digest.clone())));
+                self.feed(index, Input::Digest(Arc::new(digest.clone())));
             }
         }
     }

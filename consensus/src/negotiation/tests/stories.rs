@@ -5,6 +5,7 @@ use super::{chips, submission, task, task_id};
 use crate::negotiation::*;
 use cpi::ids::MemberId;
 use cpi::reason::ReasonCode;
+use std::sync::Arc;
 
 fn submit(net: &mut Net, n: u64, spec: &cpi::task::TaskSpec) {
     net.feed(0, Input::Submit(Box::new(submission(n, spec))));
@@ -93,7 +94,7 @@ fn who_is_turned_away_hears_its_place_and_an_interval() {
     net.settle();
     for n in 2..=3 {
         // Its digest of before comes late and praises what is taken.
-        net.feed(0, Input::Digest(Box::new(Digest { sequence: 50 + n, ..empty.clone() })));
+        net.feed(0, Input::Digest(Arc::new(Digest { sequence: 50 + n, ..empty.clone() })));
         submit(&mut net, n, &chips(Some(2), None));
     }
     let mut later = Vec::new();

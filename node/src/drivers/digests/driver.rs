@@ -226,7 +226,7 @@ impl Driver {
             self.look_around().await;
         }
         self.describe(&digest).await;
-        if self.tell(Input::Digest(Box::new(digest))).await {
+        if self.tell(Input::Digest(Arc::new(digest))).await {
             self.asking.heard(member, Instant::now());
         }
     }

@@ -61,7 +61,16 @@ fn digest(member: u64, incarnation: u64) -> Digest {
         classes: Vec::new(),
     };
     let member = MemberId(member);
-    Digest { member, incarnation, sequence: 1, ttl_ms: 0, draining: false, pools: vec![pool], truncated: false }
+    Digest {
+        member,
+        incarnation,
+        sequence: 1,
+        ttl_ms: 0,
+        draining: false,
+        pools: vec![pool],
+        shapes: Vec::new(),
+        truncated: false,
+    }
 }
 
 fn sealed(signer: u64, digest: &Digest) -> Vec<u8> {

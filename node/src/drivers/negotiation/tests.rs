@@ -182,7 +182,7 @@ async fn introduce(one: &Region, two: &mut Region) {
         }
     }
     let digest = two.digests.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-    one.handle.feed(Input::Digest(Box::new(digest))).await.unwrap();
+    one.handle.feed(Input::Digest(Arc::new(digest))).await.unwrap();
 }
 
 fn spec() -> TaskSpec {

@@ -30,7 +30,7 @@ impl Driver {
                 .collect(),
         }));
         let _ = self.digest.send(Some(digest.clone()));
-        self.input(Input::Digest(Box::new(Digest { ttl_ms: u64::MAX, ..digest })));
+        self.input(Input::Digest(Arc::new(Digest { ttl_ms: u64::MAX, ..digest })));
     }
 
     pub(super) fn pools(&self) -> Vec<PoolState> {
