@@ -1,6 +1,7 @@
 //! The heterogeneous resource adapter: the northbound contract and the backends behind it.
 //!
-//! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `kubernetes` a cluster; `openstack` drives a cloud; `fake` plays
+//! `contract` and `resources` are what the node sees of every backend. `local` runs processes on this machine; `kubernetes`
+//! drives a cluster, `openstack` a cloud, `vmware` a vCenter; `fake` plays
 //! runs by script for benchmarks and fault tests. `wire` is the published protocol, `plugin` its side in a plugin's process,
 //! `host` its side in the node; `vault` keeps credentials, `rules` are conversions as data. `rest` speaks to any HTTP API that a rule file
 //! describes. `conformance` is the one suite that every backend passes.
@@ -20,4 +21,5 @@ pub mod runner;
 mod southbound;
 pub mod testkit;
 pub mod vault;
+pub mod vmware;
 pub mod wire;
