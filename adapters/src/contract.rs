@@ -220,6 +220,19 @@ impl AdapterError {
     }
 }
 
+/// Refuses what no server of the run's class has cores or memory for, even empty. A class that is not among `pools` is left to
+/// the caller.
+pub(crate) fn fits_class(pools: &[PoolSpec], request: &RunRequest) -> Result<(), AdapterError> {
+    let classes = pools.iter().filter(|pool| pool.name == request.pool).flat_map(|pool| &pool.classes);
+    let Some(class) = classes.into_iter().find(|class| class.name == request.class) else { return Ok(()) };
+    let (has, need) = (&class.per_server, &request.need);
+    if need.cpu_milli > has.cpu_milli || need.memory_bytes > has.memory_bytes {
+        let why = format!("a server of class {} has {} thousandths of a core", class.name, has.cpu_milli);
+        return Err(AdapterError::fatal(ReasonCode::ShapeTooLarge, why));
+    }
+    Ok(())
+}
+
 /// A backend.
 #[async_trait]
 pub trait Adapter: Send + Sync + 'static {
@@ -243,6 +256,12 @@ pub trait Adapter: Send + Sync + 'static {
 
     /// Where a run stands; `None` if no run has this key.
     async fn status(&self, key: RunKey) -> Result<Option<RunStatus>, AdapterError>;
+
+    /// Why a run that was accepted does not run yet, where its platform says so; `None` where it runs, ended, or nothing is said.
+    async fn waiting(&self, key: RunKey) -> Result<Option<Reason>, AdapterError> {
+        let _ = key;
+        Ok(None)
+    }
 
     /// All runs that are still known, ended ones too: what a restarted node re-attaches to.
     async fn list(&self) -> Result<Vec<RunStatus>, AdapterError>;

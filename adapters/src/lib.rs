@@ -18,6 +18,7 @@ pub mod resources;
 pub mod rest;
 pub mod rules;
 pub mod runner;
+pub mod slurm;
 mod southbound;
 pub mod testkit;
 pub mod vault;

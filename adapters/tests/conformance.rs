@@ -43,10 +43,19 @@ fn played() -> Options {
     options(programs::played)
 }
 
+/// Kills the plugin's process.
+fn kill(host: Arc<PluginHost>, name: &'static str) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        let pid = host.show(name).expect("it is there").instances[0].pid;
+        let pid = nix::unistd::Pid::from_raw(pid.try_into().expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    })
+}
+
 fn report(results: &[CaseResult]) {
     let failed: Vec<_> = results.iter().filter(|result| result.failure.is_some()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    assert!(results.len() >= 57, "{} cases", results.len());
+    assert!(results.len() >= 60, "{} cases", results.len());
 }
 
 fn host(dir: &Path) -> PluginHost {
@@ -100,8 +109,13 @@ async fn local_conforms_as_a_plugin() {
     let spec = plugin("here", env!("CARGO_BIN_EXE_causeway-adapter-local"), config);
     let adapter = host.add(spec, vec![pool("here")]).expect("added");
     host.start("here").await.expect("it comes up");
-    report(&conformance::run(&adapter, &real()).await);
-    assert_eq!(host.show("here").expect("it is there").starts, 1);
+    let host = Arc::new(host);
+    let disturbances = conformance::Disturbances { kill: Some(kill(Arc::clone(&host), "here")) };
+    let results = conformance::run_disturbed(&adapter, &real(), &disturbances).await;
+    report(&results);
+    assert!(results.iter().any(|result| result.case == "work_is_found_again_after_a_kill" && result.offered));
+    // one of them was killed, and none went by itself
+    assert_eq!(host.show("here").expect("it is there").starts, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

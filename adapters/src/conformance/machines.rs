@@ -68,7 +68,7 @@ impl Suite<'_> {
 
     pub(super) async fn every_server_of_the_pool_is_told_once(&self) -> Outcome {
         if !self.adapter.capabilities().streams_inventory {
-            return Ok(());
+            return self.not_offered();
         }
         let servers = self.servers().await?;
         let pools = self.adapter.inventory().await.map_err(text)?;
@@ -81,7 +81,7 @@ impl Suite<'_> {
     pub(super) async fn a_followed_inventory_tells_changes(&self) -> Outcome {
         let can = self.adapter.capabilities();
         if !can.streams_inventory || !can.reserves {
-            return Ok(());
+            return self.not_offered();
         }
         let mut events = self.adapter.servers(true).await.map_err(text)?;
         loop {
@@ -115,7 +115,7 @@ impl Suite<'_> {
 
     pub(super) async fn a_reservation_takes_capacity_once_and_gives_it_back(&self) -> Outcome {
         if !self.adapter.capabilities().reserves {
-            return Ok(());
+            return self.not_offered();
         }
         let before = self.free_cpu().await?;
         let asked = self.reservation();
@@ -134,7 +134,7 @@ impl Suite<'_> {
 
     pub(super) async fn a_reservation_lapses_by_itself(&self) -> Outcome {
         if !self.adapter.capabilities().reserves {
-            return Ok(());
+            return self.not_offered();
         }
         let mut asked = self.reservation();
         asked.ttl_ms = 1;
@@ -156,7 +156,7 @@ impl Suite<'_> {
 
     pub(super) async fn more_than_there_is_is_refused(&self) -> Outcome {
         if !self.adapter.capabilities().reserves {
-            return Ok(());
+            return self.not_offered();
         }
         let mut asked = self.reservation();
         asked.need.cpu_milli = u64::MAX;
@@ -170,7 +170,7 @@ impl Suite<'_> {
 
     pub(super) async fn the_same_tag_is_the_same_machine(&self) -> Outcome {
         if !self.adapter.capabilities().provisions {
-            return Ok(());
+            return self.not_offered();
         }
         let asked = self.machine();
         let (one, two) = tokio::join!(self.adapter.provision(asked.clone()), self.adapter.provision(asked.clone()));
@@ -183,7 +183,7 @@ impl Suite<'_> {
 
     pub(super) async fn a_machine_is_changed_and_switched(&self) -> Outcome {
         if !self.adapter.capabilities().provisions {
-            return Ok(());
+            return self.not_offered();
         }
         let asked = self.machine();
         self.adapter.provision(asked.clone()).await.map_err(text)?;
@@ -208,7 +208,7 @@ impl Suite<'_> {
         loop {
             let there = self.adapter.resource(tag).await.map_err(text)?;
             if there.as_ref().is_some_and(|there| there.state == *wanted) {
-                return Ok(());
+                return self.not_offered();
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(format!("waited for {wanted:?}: {there:?}"));
@@ -220,7 +220,7 @@ impl Suite<'_> {
     pub(super) async fn a_released_machine_gives_its_capacity_back(&self) -> Outcome {
         let can = self.adapter.capabilities();
         if !can.provisions || !can.streams_inventory {
-            return Ok(());
+            return self.not_offered();
         }
         let before = self.free_cpu().await?;
         let asked = self.machine();
@@ -235,7 +235,9 @@ impl Suite<'_> {
 
     pub(super) async fn nothing_is_known_of_an_unknown_machine(&self) -> Outcome {
         if !self.adapter.capabilities().provisions {
-            return Ok(());
+            let refused = self.adapter.resource(self.machine().tag).await;
+            let code = refused.as_ref().err().map(|error| error.reason.code);
+            return ensure(code == Some(ReasonCode::BackendUnsupported), || format!("{refused:?}"));
         }
         let tag = self.machine().tag;
         ensure(self.adapter.resource(tag).await.map_err(text)?.is_none(), || "it is known".to_owned())?;

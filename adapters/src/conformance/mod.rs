@@ -4,6 +4,7 @@
 //! the same for all.
 
 mod chips;
+mod disturbed;
 mod machines;
 pub mod programs;
 pub mod results;
@@ -60,6 +61,15 @@ pub struct CaseResult {
     pub chip: Option<ChipKind>,
     /// `None` where it held.
     pub failure: Option<String>,
+    /// Whether the backend offers what the case is about; where it does not, it was checked that it says so.
+    pub offered: bool,
+}
+
+/// What a test does to a backend from outside.
+#[derive(Default)]
+pub struct Disturbances {
+    /// Kills the backend's process without a word; another one takes its place.
+    pub kill: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 type Outcome = Result<(), String>;
@@ -69,15 +79,31 @@ struct Suite<'a> {
     options: &'a Options,
     next: std::sync::atomic::AtomicU32,
     salt: u64,
+    disturbances: &'a Disturbances,
+    /// Cleared by a case that is about something which the backend does not offer.
+    offered: std::sync::atomic::AtomicBool,
 }
 
 /// Runs all cases. Runs that it starts are removed again where they ended.
 pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
-    let suite = Suite { adapter, options, next: std::sync::atomic::AtomicU32::new(1), salt: rand::random() };
+    run_disturbed(adapter, options, &Disturbances::default()).await
+}
+
+/// Likewise, with what the test can do to the backend.
+pub async fn run_disturbed(adapter: &dyn Adapter, options: &Options, disturbances: &Disturbances) -> Vec<CaseResult> {
+    let suite = Suite {
+        adapter,
+        options,
+        next: std::sync::atomic::AtomicU32::new(1),
+        salt: rand::random(),
+        disturbances,
+        offered: std::sync::atomic::AtomicBool::new(true),
+    };
     let mut results = Vec::new();
     macro_rules! cases {
         ($($case:ident),* $(,)?) => { $(
-            results.push(CaseResult { case: stringify!($case), chip: None, failure: suite.$case().await.err() });
+            let failure = suite.$case().await.err();
+            results.push(CaseResult { case: stringify!($case), chip: None, failure, offered: suite.was_offered() });
         )* };
     }
     cases!(
@@ -109,6 +135,9 @@ pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
         a_removed_key_may_be_used_again,
         every_subscriber_hears_of_the_end,
         usage_is_told,
+        work_is_found_again_after_a_kill,
+        changes_in_any_order_converge,
+        more_than_any_server_has_is_refused,
         a_wrong_key_in_a_log_request_changes_nothing,
         what_it_cannot_is_refused_as_unsupported,
         every_server_of_the_pool_is_told_once,
@@ -124,7 +153,12 @@ pub async fn run(adapter: &dyn Adapter, options: &Options) -> Vec<CaseResult> {
     macro_rules! chip_cases {
         ($kind:expr, $($case:ident),* $(,)?) => { $(
             let failure = suite.$case($kind).await.err();
-            results.push(CaseResult { case: stringify!($case), chip: Some($kind), failure });
+            results.push(CaseResult {
+                case: stringify!($case),
+                chip: Some($kind),
+                failure,
+                offered: suite.was_offered(),
+            });
         )* };
     }
     for kind in &options.chips {
@@ -150,6 +184,17 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 impl Suite<'_> {
+    /// The backend does not offer what the case is about.
+    #[expect(clippy::unnecessary_wraps, reason = "cases end with it")]
+    fn not_offered(&self) -> Outcome {
+        self.offered.store(false, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn was_offered(&self) -> bool {
+        self.offered.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// A key that no run has.
     fn key(&self) -> RunKey {
         let mut id = [0; 16];
@@ -319,7 +364,7 @@ impl Suite<'_> {
 
     async fn a_lapsed_lease_freezes_and_a_renewal_thaws(&self) -> Outcome {
         if !self.adapter.describe().stops_on_lapse {
-            return Ok(());
+            return self.not_offered();
         }
         let mut request = self.request(&Behaviour::Sleep(700));
         request.lease_ttl_ms = 250;

@@ -48,6 +48,9 @@ pub struct CaseRecord {
     /// Absent where it held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// The backend does not offer what the case is about, and refuses it as unsupported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_offered: bool,
 }
 
 impl BackendResults {
@@ -57,6 +60,7 @@ impl BackendResults {
             case: result.case.to_owned(),
             chip: result.chip.map(|chip| chip.code().to_owned()),
             failure: result.failure.clone(),
+            not_offered: !result.offered,
         };
         Self {
             format: RESULTS_FORMAT,
@@ -168,7 +172,7 @@ pub fn complaints(results: &BackendResults, exceptions: &Exceptions) -> Vec<Stri
         let name = name_of(case);
         match (&case.failure, exceptions.of(backend, case)) {
             (Some(failure), None) => found.push(format!("{backend}: {name} failed: {failure}")),
-            (None, Some(_)) => found.push(format!("{backend}: {name} held: delete its exception")),
+            (None, Some(_)) if !case.not_offered => found.push(format!("{backend}: {name} held: delete its exception")),
             _ => {}
         }
     }
@@ -187,20 +191,23 @@ fn name_of(case: &CaseRecord) -> String {
 /// The section of one backend.
 fn section(results: &BackendResults, exceptions: &Exceptions) -> String {
     let cases = &results.cases;
-    let held = cases.iter().filter(|case| case.failure.is_none()).count();
+    let held = cases.iter().filter(|case| case.failure.is_none() && !case.not_offered).count();
+    let not_offered = cases.iter().filter(|case| case.failure.is_none() && case.not_offered).count();
     let excepted =
         cases.iter().filter(|case| case.failure.is_some() && exceptions.of(&results.backend, case).is_some()).count();
-    let failed = cases.len() - held - excepted;
+    let failed = cases.len() - held - not_offered - excepted;
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{}, {}: **{held} of {} cases held**, {excepted} by exception, {failed} failed.\n",
+        "{}, {}: **{held} of {} cases held**, {not_offered} not offered, {excepted} failed by exception, {failed} failed.\n",
         results.platform,
         results.taken,
         cases.len()
     );
     let chips: Vec<&str> = [ChipKind::Gpu, ChipKind::Npu, ChipKind::Fpg].iter().map(|kind| kind.code()).collect();
     let word = |case: &CaseRecord| match (&case.failure, exceptions.of(&results.backend, case)) {
+        (None, Some(exception)) if case.not_offered => format!("not offered: {}", exception.reason.trim()),
+        (None, None) if case.not_offered => "not offered".to_owned(),
         (None, _) => "held".to_owned(),
         (Some(_), Some(exception)) => format!("no: {}", exception.reason.trim()),
         (Some(_), None) => "**failed**".to_owned(),
@@ -249,7 +256,12 @@ mod tests {
     use super::*;
 
     fn record(case: &str, chip: Option<&str>, failure: Option<&str>) -> CaseRecord {
-        CaseRecord { case: case.to_owned(), chip: chip.map(str::to_owned), failure: failure.map(str::to_owned) }
+        CaseRecord {
+            case: case.to_owned(),
+            chip: chip.map(str::to_owned),
+            failure: failure.map(str::to_owned),
+            not_offered: false,
+        }
     }
 
     fn results() -> BackendResults {

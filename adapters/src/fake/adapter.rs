@@ -259,6 +259,7 @@ impl Adapter for FakeAdapter {
         if request.command.first().is_none_or(String::is_empty) && request.image.is_none() {
             return Err(AdapterError::fatal(ReasonCode::InvalidTask, "command: expected a program"));
         }
+        crate::contract::fits_class(&self.inner.pools, &request)?;
         let script = self.script_of(&request)?;
         let key = request.key;
         if let Some(code) = script.refuse {

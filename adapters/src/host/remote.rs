@@ -14,9 +14,9 @@ use crate::resources::{
 use crate::runner::RunDesk;
 use crate::runner::desk::DeskView;
 use crate::vault::Vault;
-use crate::wire::{CREDENTIALS_HEADER, LOG_CHUNK_BYTES_MAX, WireError, fault_of, proto};
+use crate::wire::{CREDENTIALS_HEADER, LOG_CHUNK_BYTES_MAX, WireError, fault_of, proto, reason_from_wire};
 use async_trait::async_trait;
-use cpi::reason::ReasonCode;
+use cpi::reason::{Reason, ReasonCode};
 use cpi::resource::{ChipModel, Firmness, PoolSpec, Quantity};
 use prost::Message as _;
 use std::collections::BTreeMap;
@@ -278,6 +278,16 @@ impl Adapter for PluginAdapter {
         let status = self.platform_status(key).await?;
         // a platform shows jobs for a while whose runs were removed
         Ok(status.filter(|_| self.unit.runners().is_none()))
+    }
+
+    async fn waiting(&self, key: RunKey) -> Result<Option<Reason>, AdapterError> {
+        // an older protocol has no word for it, nor for these
+        let can = self.capabilities();
+        if !(can.by_runner || can.streams_inventory || can.reserves || can.provisions) {
+            return Ok(None);
+        }
+        let reply = self.call("get_waiting", proto::RunKey::from(key), send!(get_waiting)).await?;
+        Ok(reply.reason.map(reason_from_wire))
     }
 
     async fn list(&self) -> Result<Vec<RunStatus>, AdapterError> {

@@ -163,6 +163,7 @@ impl Adapter for LocalAdapter {
 
     async fn submit(&self, request: RunRequest) -> Result<RunStatus, AdapterError> {
         check(&request)?;
+        crate::contract::fits_class(&self.inner.config.pools, &request)?;
         let key = request.key;
         let name = folder::name_of(&key);
         let uid = {

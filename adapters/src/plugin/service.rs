@@ -4,7 +4,9 @@ use super::{Backend, credentials};
 use crate::contract::{Adapter, LogStream, RunKey, RunRequest, RunStatus};
 use crate::runner::DeskTicket;
 use crate::wire::proto::{self, adapter_server};
-use crate::wire::{LOG_CHUNK_BYTES_MAX, PROTOCOL_MACHINES, TEXT_BYTES_MAX, WireError, agree, status_of};
+use crate::wire::{
+    LOG_CHUNK_BYTES_MAX, PROTOCOL_MACHINES, TEXT_BYTES_MAX, WireError, agree, reason_to_wire, status_of,
+};
 use cpi::resource::PoolSpec;
 use futures::stream::{BoxStream, StreamExt as _};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -154,6 +156,17 @@ impl<B: Backend> adapter_server::Adapter for Service<B> {
         credentials::with(&headers, async {
             let run = adapter.status(key).await.map_err(|e| status_of(&e))?.map(Into::into);
             Ok(Response::new(proto::GetRunReply { run }))
+        })
+        .await
+    }
+
+    async fn get_waiting(&self, request: Request<proto::RunKey>) -> Answer<proto::GetWaitingReply> {
+        let adapter = self.machines()?;
+        let (headers, _, asked) = request.into_parts();
+        let key = key(Some(asked))?;
+        credentials::with(&headers, async {
+            let reason = adapter.waiting(key).await.map_err(|e| status_of(&e))?;
+            Ok(Response::new(proto::GetWaitingReply { reason: reason.as_ref().map(reason_to_wire) }))
         })
         .await
     }

@@ -16,12 +16,12 @@ fn fault_name(fault: Fault) -> &'static str {
     }
 }
 
-pub(super) fn reason_to_wire(reason: &Reason) -> proto::Reason {
+pub(crate) fn reason_to_wire(reason: &Reason) -> proto::Reason {
     proto::Reason { code: reason.code.code().to_owned(), detail: reason.detail.clone() }
 }
 
 /// A code that this release does not know becomes `internal`, with the code in the detail.
-pub(super) fn reason_from_wire(reason: proto::Reason) -> Reason {
+pub(crate) fn reason_from_wire(reason: proto::Reason) -> Reason {
     match ReasonCode::ALL.iter().find(|known| known.code() == reason.code) {
         Some(code) => Reason::new(*code, printable(&reason.detail)),
         None => Reason::new(

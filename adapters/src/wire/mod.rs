@@ -8,6 +8,7 @@ mod machines;
 mod tasks;
 
 pub use fault::{fault_of, status_of};
+pub(crate) use fault::{reason_from_wire, reason_to_wire};
 
 /// The protocol's types and stubs, generated from `proto/causeway/adapter/v1/adapter.proto`.
 #[allow(missing_docs, clippy::all, reason = "generated; the proto file has the documentation")]
