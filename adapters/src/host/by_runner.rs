@@ -21,8 +21,17 @@ const LINGERS: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub(super) struct DeskLink {
     pub(super) desk: Arc<RunDesk>,
-    /// Takes runs that are to be cancelled again.
-    pub(super) revenants: mpsc::Sender<RunKey>,
+    /// Takes what is to be looked into.
+    pub(super) hints: mpsc::Sender<Hint>,
+}
+
+/// What a change on the platform means for the desk. It may be of an earlier job with the same tag, so it is looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hint {
+    /// A job lives whose run is over.
+    Revenant(RunKey),
+    /// A job is gone whose run is not over.
+    Gone(RunKey),
 }
 
 /// What both say together.
@@ -41,6 +50,8 @@ pub(super) fn judge(view: &DeskView, platform: Option<&RunState>, lost_after: Du
         return Verdict::Stands(view.state.clone());
     }
     match platform {
+        // an earlier job with the same tag
+        Some(RunState::Ended(_)) if !view.submitted && !view.known_runner => Verdict::Unknown,
         Some(RunState::Ended(end)) => Verdict::Over(ended_by_platform(view, end)),
         Some(_) => Verdict::Stands(view.state.clone()),
         None if !view.submitted && !view.known_runner => Verdict::Unknown,
@@ -113,14 +124,14 @@ pub(super) fn hear(unit: &Unit, link: &DeskLink, run: RunStatus) {
     let name = unit.spec().name.clone();
     let view = link.desk.view(&name, &run.key);
     if is_revenant(view.as_ref(), &run.state) {
-        // where the queue is full a listing sees it later
-        let _ = link.revenants.try_send(run.key);
+        // where the queue is full a listing or a look at the run sees it later
+        let _ = link.hints.try_send(Hint::Revenant(run.key));
         return;
     }
-    if let (RunState::Ended(end), Some(view)) = (run.state, view)
+    if let (RunState::Ended(_), Some(view)) = (run.state, view)
         && !matches!(view.state, RunState::Ended(_))
     {
-        tokio::spawn(settle(Arc::clone(&link.desk), name, run.key, end));
+        let _ = link.hints.try_send(Hint::Gone(run.key));
     }
 }
 
@@ -132,25 +143,17 @@ pub(super) fn is_revenant(view: Option<&DeskView>, platform: &RunState) -> bool 
     view.is_none_or(|view| matches!(view.state, RunState::Ended(_)) && view.silent_for > LINGERS)
 }
 
-/// Writes the end that the platform told, once the runner has no more to say.
-async fn settle(desk: Arc<RunDesk>, adapter: String, key: RunKey, end: RunEnd) {
+/// Returns once nobody speaks for the run any more: it has ended, is gone from the desk, or its runner is silent.
+pub(super) async fn until_parted(desk: &RunDesk, adapter: &str, key: &RunKey) {
     let deadline = tokio::time::Instant::now() + LAST_WORDS;
     loop {
         let moved = desk.moved();
         tokio::pin!(moved);
         moved.as_mut().enable();
-        let Some(view) = desk.view(&adapter, &key) else { return };
-        if matches!(view.state, RunState::Ended(_)) {
+        let attended = desk.view(adapter, key).is_some_and(|view| view.attended);
+        if !attended || tokio::time::timeout_at(deadline, moved).await.is_err() {
             return;
         }
-        if !view.attended || tokio::time::Instant::now() >= deadline {
-            let end = ended_by_platform(&view, &end);
-            if let Err(error) = write(&desk, key, end).await {
-                tracing::warn!(%adapter, %error, "an end cannot be written");
-            }
-            return;
-        }
-        let _ = tokio::time::timeout_at(deadline, moved).await;
     }
 }
 
@@ -237,6 +240,7 @@ mod tests {
         assert_eq!(over(&running, None), Some(ReasonCode::RunLost));
         let asked = DeskView { known_runner: false, submitted: false, ..view(RunState::Starting) };
         assert_eq!(judge(&asked, None, LOST), Verdict::Unknown);
+        assert_eq!(judge(&asked, Some(&ended(Some(0), None)), LOST), Verdict::Unknown);
     }
 
     #[test]

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The most plugins of one node.
 pub const PLUGINS_MAX: usize = 64;
-/// Runs of one plugin that wait to be cancelled again; more of them are seen at the next listing.
-const REVENANTS_MAX: usize = 256;
+/// Changes of one plugin that wait to be looked into; more of them are seen at the next listing.
+const HINTS_MAX: usize = 4096;
 
 /// Whether a plugin may be called so.
 pub fn is_name(name: &str) -> bool {
@@ -164,16 +164,16 @@ impl PluginHost {
             node_version: self.config.node_version.clone(),
             desk: None,
         };
-        let mut revenants = None;
+        let mut hints = None;
         if let Some(desk) = &self.desk {
-            let (sender, receiver) = mpsc::channel(REVENANTS_MAX);
-            setting.desk = Some(DeskLink { desk: Arc::clone(desk), revenants: sender });
-            revenants = Some((Arc::clone(desk), receiver));
+            let (sender, receiver) = mpsc::channel(HINTS_MAX);
+            setting.desk = Some(DeskLink { desk: Arc::clone(desk), hints: sender });
+            hints = Some((Arc::clone(desk), receiver));
         }
         let unit = Unit::new(setting, self.stop.child_token());
         units.insert(name.clone(), Arc::clone(&unit));
         let adapter = PluginAdapter::new(unit, Arc::clone(&self.config.knows_chip));
-        if let Some((desk, receiver)) = revenants {
+        if let Some((desk, receiver)) = hints {
             tokio::spawn(adapter.clone().attend_desk(desk, receiver));
         }
         Ok(adapter)

@@ -1,6 +1,6 @@
 //! A plugin as the node sees it: one [`Adapter`] for all of its processes, whichever takes the call.
 
-use super::by_runner::{self, Verdict, is_revenant, judge};
+use super::by_runner::{self, Hint, Verdict, is_revenant, judge};
 use super::instance::{Client, breaks_protocol, status_text};
 use super::keeper::runs_max;
 use super::unit::Unit;
@@ -473,19 +473,35 @@ impl PluginAdapter {
         Ok(Some(status))
     }
 
-    /// Passes on what the desk hears, and cancels again what a platform brought back.
-    pub(super) async fn attend_desk(self, desk: Arc<RunDesk>, mut revenants: mpsc::Receiver<RunKey>) {
-        let forwarding = by_runner::forward(Arc::clone(&self.unit), desk);
-        let cancelling = async {
-            while let Some(key) = revenants.recv().await {
-                tracing::warn!(adapter = %self.unit.spec().name, task = %key.task, "its platform runs what is over: it is \
-                    cancelled again");
-                if let Err(error) = self.platform_cancel(key, 0).await {
-                    tracing::warn!(adapter = %self.unit.spec().name, %error, "it cannot be cancelled");
+    /// Passes on what the desk hears, and looks into what changed on the platform.
+    pub(super) async fn attend_desk(self, desk: Arc<RunDesk>, mut hints: mpsc::Receiver<Hint>) {
+        let forwarding = by_runner::forward(Arc::clone(&self.unit), Arc::clone(&desk));
+        let looking = async {
+            while let Some(hint) = hints.recv().await {
+                tokio::spawn(self.clone().look_into(Arc::clone(&desk), hint));
+            }
+        };
+        tokio::join!(forwarding, looking);
+    }
+
+    async fn look_into(self, desk: Arc<RunDesk>, hint: Hint) {
+        let adapter = &self.unit.spec().name;
+        let done = match hint {
+            Hint::Revenant(key) => {
+                tracing::warn!(%adapter, task = %key.task, "its platform runs what is over: it is cancelled again");
+                self.platform_cancel(key, 0).await
+            }
+            Hint::Gone(key) => {
+                by_runner::until_parted(&desk, adapter, &key).await;
+                match self.at_desk(&key) {
+                    Some((desk, view)) => self.status_by_desk(key, &desk, view).await.map(drop),
+                    None => Ok(()),
                 }
             }
         };
-        tokio::join!(forwarding, cancelling);
+        if let Err(error) = done {
+            tracing::warn!(%adapter, %error, "a change on its platform cannot be looked into");
+        }
     }
 
     async fn platform_cancel(&self, key: RunKey, grace_ms: u64) -> Result<(), AdapterError> {
