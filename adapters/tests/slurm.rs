@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The folder of the cluster; says loudly where there is none.
 fn cluster() -> Option<PathBuf> {
@@ -316,7 +316,9 @@ async fn f_a_hot_swap_under_running_jobs() {
     let count: usize = std::env::var("CAUSEWAY_SWAP_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let mut asked = Vec::new();
     for _ in 0..count {
-        let mut one = request(&["sleep", "12"]);
+        let mut one = request(&["sleep", "15"]);
+        // 64 cores each
+        one.class = ["cpu-64", "nva100s80-8", "hwa910b1-8", "xlu280-8"][asked.len() % 4].to_owned();
         one.need = cpi::resource::Quantity { cpu_milli: 1000, memory_bytes: 64 << 20, storage_bytes: 0, chip_milli: 0 };
         asked.push(one);
     }
@@ -394,4 +396,86 @@ fn controller(cluster: &Path, verb: &str) {
         assert!(std::time::Instant::now() < deadline, "slurmctld does not end");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Short tasks through the plugin and by `sbatch`, alternating: `CAUSEWAY_SLURM_RATE=1000` of each. A measurement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g_short_tasks_beside_sbatch() {
+    const ROUNDS: usize = 4;
+    const AT_ONCE: usize = 8;
+    let Some(cluster) = cluster() else { return };
+    let Some(count) = std::env::var("CAUSEWAY_SLURM_RATE").ok().and_then(|text| text.parse::<usize>().ok()) else {
+        println!("SKIPPED: a measurement; CAUSEWAY_SLURM_RATE=1000 takes it");
+        return;
+    };
+    let lab = Arc::new(lab(&cluster, "rate", false).await);
+    let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
+    for round in 0..ROUNDS {
+        let began = std::time::Instant::now();
+        let name = format!("direct-{}-{round}", std::process::id());
+        let submit = |_| {
+            let mut command = tokio::process::Command::new("sbatch");
+            command.args([
+                "--parsable",
+                "-p",
+                "main",
+                "-C",
+                "cpu-64",
+                "-n",
+                "1",
+                "--mem=64",
+                "-t",
+                "12",
+                "-o",
+                "/dev/null",
+            ]);
+            command.args(["-J", &name, "--wrap", "true"]).env("SLURM_CONF", cluster.join("slurm.conf"));
+            async move { assert!(command.output().await.expect("sbatch").status.success()) }
+        };
+        futures::StreamExt::for_each_concurrent(futures::stream::iter(0..count / ROUNDS), AT_ONCE, submit).await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(300);
+        while !slurm(&cluster, "squeue", &["-h", "-o", "%i", "-n", &name]).trim().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "sbatch's jobs do not end");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        theirs += began.elapsed();
+        let began = std::time::Instant::now();
+        let mut events = lab.adapter.watch();
+        let asked: Vec<RunRequest> = (0..count / ROUNDS)
+            .map(|_| {
+                let mut one = request(&["true"]);
+                one.need.memory_bytes = 64 << 20;
+                one
+            })
+            .collect();
+        let mut left: std::collections::BTreeSet<RunKey> = asked.iter().map(|one| one.key).collect();
+        let submitting = tokio::spawn({
+            let lab = Arc::clone(&lab);
+            let submit = move |one: RunRequest| {
+                let lab = Arc::clone(&lab);
+                async move { drop(lab.adapter.submit(one).await.expect("submitted")) }
+            };
+            futures::StreamExt::for_each_concurrent(futures::stream::iter(asked.clone()), AT_ONCE, submit)
+        });
+        while !left.is_empty() {
+            let event =
+                tokio::time::timeout(Duration::from_secs(300), events.recv()).await.expect("in time").expect("told");
+            if let RunState::Ended(end) = event.state {
+                assert_eq!((end.exit_code, &end.reason), (Some(0), &None), "{end:?}");
+                left.remove(&event.key);
+            }
+        }
+        submitting.await.expect("submitted");
+        ours += began.elapsed();
+        for one in &asked {
+            lab.adapter.remove(one.key).await.expect("removed");
+        }
+    }
+    let rate = |taken: Duration| count as f64 / taken.as_secs_f64();
+    println!(
+        "{count} tasks each in {ROUNDS} rounds: sbatch {:.1}/s, through the plugin {:.1}/s, {:.2} of it",
+        rate(theirs),
+        rate(ours),
+        theirs.as_secs_f64() / ours.as_secs_f64()
+    );
 }

@@ -278,8 +278,7 @@ impl Adapter for SlurmAdapter {
 
     async fn remove(&self, key: RunKey) -> Result<(), AdapterError> {
         // Slurm forgets its jobs by itself; a run that lives is the desk's to refuse
-        self.jobs.forget(&name_of(&key));
-        Ok(())
+        self.jobs.forget(&name_of(&key), self.poll()).await
     }
 
     fn capabilities(&self) -> Capabilities {

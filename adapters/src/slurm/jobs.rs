@@ -33,6 +33,8 @@ pub(super) struct Jobs {
     /// Taken by Slurm since the newest look.
     recent: Mutex<BTreeMap<String, (Instant, Job)>>,
     cancelled: Mutex<BTreeMap<String, Instant>>,
+    /// The last job of each name whose run was removed, while Slurm shows it: a run may use the name again.
+    removed: Mutex<BTreeMap<String, i64>>,
     told: Mutex<BTreeMap<RunKey, RunState>>,
     trouble: Mutex<Option<String>>,
     pub events: broadcast::Sender<RunEvent>,
@@ -71,6 +73,7 @@ impl Jobs {
             look: tokio::sync::Mutex::default(),
             recent: Mutex::default(),
             cancelled: Mutex::default(),
+            removed: Mutex::default(),
             told: Mutex::default(),
             trouble: Mutex::default(),
             events: broadcast::channel(EVENTS_KEPT).0,
@@ -97,6 +100,15 @@ impl Jobs {
                 by_name.entry(job.name.clone()).or_default().insert(job.job_id, job);
             }
             lock(&self.recent).retain(|_, (taken, _)| *taken >= began);
+            let mut removed = lock(&self.removed);
+            removed.retain(|name, _| by_name.contains_key(name));
+            for (name, last) in removed.iter() {
+                if let Some(jobs) = by_name.get_mut(name) {
+                    jobs.retain(|job_id, _| job_id > last);
+                }
+            }
+            by_name.retain(|_, jobs| !jobs.is_empty());
+            drop(removed);
             *look = Look { began: Some(began), jobs: Arc::new(by_name) };
         }
         let jobs = Arc::clone(&look.jobs);
@@ -121,6 +133,8 @@ impl Jobs {
         if known {
             let mut jobs = looked.jobs.get(name).cloned().unwrap_or_default();
             jobs.extend(recent.map(|job| (job.job_id, job)));
+            let last = lock(&self.removed).get(name).copied().unwrap_or(0);
+            jobs.retain(|job_id, _| *job_id > last);
             return Ok(jobs);
         }
         drop(looked);
@@ -179,9 +193,14 @@ impl Jobs {
         Ok(())
     }
 
-    /// Forgets what is remembered of a name.
-    pub fn forget(&self, name: &str) {
+    /// The run of this name is removed: its jobs count no more, though Slurm shows them for a while.
+    pub async fn forget(&self, name: &str, age: Duration) -> Result<(), AdapterError> {
+        let last = self.named(name, age).await?.keys().next_back().copied();
+        if let Some(last) = last {
+            lock(&self.removed).insert(name.to_owned(), last);
+        }
         lock(&self.recent).remove(name);
+        Ok(())
     }
 
     /// What the newest look failed with.
