@@ -58,7 +58,7 @@ do_up() {
 
 do_test() {
   mkdir -p "$RESULTS"
-  (cd "$root" && env $(do_env) CAUSEWAY_RESULTS_DIR="$RESULTS" $CARGO test --release --workspace --test openstack_real -- --ignored --nocapture)
+  (cd "$root" && env $(do_env) CAUSEWAY_RESULTS_DIR="$RESULTS" $CARGO test --release ${CARGO_SCOPE:---workspace} --test openstack_real -- --ignored --nocapture)
 }
 
 [ "${1:-}" = env ] && { do_env; exit; }
