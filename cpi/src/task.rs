@@ -67,6 +67,9 @@ pub struct TaskSpec {
     /// What a run does when its region loses touch with the custodians.
     #[serde(default)]
     pub on_partition: OnPartition,
+    /// On how many disks the task is kept. Default: as its origin is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
 }
 
 fn default_priority() -> u8 {
@@ -298,6 +301,27 @@ fn default_attempts() -> u32 {
 impl Default for Retry {
     fn default() -> Self {
         Self { max_attempts: default_attempts(), on_exit: Vec::new() }
+    }
+}
+
+/// On how many disks a task is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// On its origin's disk alone; nobody goes on with it if that is lost.
+    Local,
+    /// With two other members: a step counts once two of the three disks have it. Where no other member can be had, the
+    /// task is kept as `local`, and the answer says so.
+    Quorum,
+}
+
+impl Durability {
+    /// The stable text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Quorum => "quorum",
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The catalogue of fault scenarios: data in `scenarios.toml`, each with the failure story that it lives through.
 
+use cpi::task::Durability;
 use serde::Deserialize;
 
 /// What is done to the regions.
@@ -9,6 +10,7 @@ use serde::Deserialize;
 pub enum What {
     Crash,
     PowerCut,
+    Lose,
     Restart,
     Cut,
     CutOneWay,
@@ -92,11 +94,20 @@ pub struct Scenario {
     /// Offers are always compared.
     #[serde(default)]
     pub compare: bool,
+    /// How the tasks are kept. Default `local`.
+    #[serde(default = "local")]
+    pub durability: Durability,
+    /// All tasks are handed in at this region. Default: at any.
+    #[serde(default)]
+    pub origin: Option<usize>,
     /// What is done.
     #[serde(default, rename = "do")]
     pub acts: Vec<Act>,
 }
 
+fn local() -> Durability {
+    Durability::Local
+}
 fn five() -> usize {
     5
 }

@@ -1,7 +1,7 @@
 //! A region's disk: what was synced survives a crash, the rest does not.
 
-use consensus::custody::CustodyRecord;
-use consensus::negotiation::{Attempt, LeaseRecord, PersistId, Record, Restored, RestoredTask, TaskRecord, TaskState};
+use consensus::custody::{CustodyRecord, Found};
+use consensus::negotiation::{Attempt, LeaseRecord, PersistId, Record, Restored, RestoredTask, TaskRecord};
 use cpi::ids::TaskId;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct Disk {
     tasks: BTreeMap<TaskId, TaskRecord>,
     custody: BTreeMap<TaskId, CustodyRecord>,
-    events: BTreeMap<TaskId, (u32, TaskState)>,
     leases: BTreeMap<Attempt, LeaseRecord>,
     first: BTreeMap<TaskId, CustodyRecord>,
     ended: Vec<TaskId>,
@@ -65,7 +64,7 @@ impl Disk {
                 self.tasks.insert(task.task, (**task).clone());
             }
             Record::Custody(custody) => {
-                if custody.end.is_some() {
+                if custody.closed {
                     self.ended.push(custody.task);
                     self.first.remove(&custody.task);
                 } else {
@@ -73,10 +72,7 @@ impl Disk {
                 }
                 self.custody.insert(custody.task, (**custody).clone());
             }
-            Record::Event(event) => {
-                self.events.insert(event.task, (event.seq, event.state));
-            }
-            Record::Decision(_) => {}
+            Record::Event(_) | Record::Decision(_) => {}
             Record::Lease(lease) => {
                 self.leases.insert(lease.attempt, (**lease).clone());
             }
@@ -91,7 +87,6 @@ impl Disk {
         for task in std::mem::take(&mut self.ended) {
             self.tasks.remove(&task);
             self.custody.remove(&task);
-            self.events.remove(&task);
         }
     }
 
@@ -104,13 +99,28 @@ impl Disk {
     /// What a restarted node reads; `stale` is a planted bug that shows the first version of custody records.
     pub fn restored(&self, stale: bool) -> Restored {
         let custody = if stale { &self.first } else { &self.custody };
-        let open = custody.values().filter(|c| c.end.is_none());
+        let open = custody.values().filter(|c| !c.closed);
         let tasks = open.filter_map(|custody| {
             let record = self.tasks.get(&custody.task)?.clone();
-            let (events, state) = self.events.get(&custody.task).copied().unwrap_or((0, TaskState::Pending));
+            let (events, state) = (custody.events, custody.state);
             Some(RestoredTask { record, custody: custody.clone(), events, state })
         });
         Restored { tasks: tasks.collect(), leases: self.leases.values().cloned().collect() }
+    }
+
+    /// A task as last written, synced or not.
+    pub fn find(&self, task: TaskId) -> Option<Found> {
+        let (mut record, mut custody) = (self.tasks.get(&task).cloned(), self.custody.get(&task).cloned());
+        for written in self.unsynced.iter().flat_map(|(_, records)| records) {
+            match written {
+                Record::Task(r) | Record::Kept(r) if r.task == task => record = Some((**r).clone()),
+                Record::Custody(c) if c.task == task => custody = Some((**c).clone()),
+                _ => {}
+            }
+        }
+        let (record, custody) = (record?, custody?);
+        let (events, state) = (custody.events, custody.state);
+        Some(Found::Task(Box::new(RestoredTask { record, custody, events, state })))
     }
 
     /// A task's custody record, as synced.

@@ -13,7 +13,7 @@ use cpi::ids::MemberId;
 use cpi::resource::{
     ChipKind, ChipModel, ComputeClass, Firmness, PoolSpec, PriceList, Quantity, RegionPlace, ServerClass,
 };
-use cpi::task::{Budget, TaskSpec};
+use cpi::task::{Budget, Durability, TaskSpec};
 use cpi::units::DurationText;
 use rand::RngExt as _;
 use rand::SeedableRng as _;
@@ -66,6 +66,8 @@ pub struct Experiment {
     pub tasks: Vec<TaskRow>,
     /// How regions negotiate.
     pub policy: NegotiationConfig,
+    /// How its tasks are kept.
+    pub durability: Durability,
     /// What goes wrong.
     pub weather: Weather,
     /// How long a disk takes to sync, in ms.
@@ -101,6 +103,7 @@ impl Experiment {
             servers,
             tasks,
             policy: NegotiationConfig::default(),
+            durability: Durability::Local,
             weather: Weather::default(),
             sync_ms: 2,
             tail_s: 3_600.0,
@@ -142,6 +145,9 @@ impl Experiment {
             )
         });
         let mut world = World::asleep(self.seed, self.wan(), self.policy.clone(), nodes.collect());
+        if self.durability == Durability::Quorum {
+            world.keep_with_others();
+        }
         world.sync_ms = self.sync_ms;
         world.oracle = self.oracle;
         world.invariants.every = self.check_every;

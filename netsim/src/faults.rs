@@ -1,5 +1,6 @@
 //! Breaking things: nodes, power, links, clocks, manners. All of it from outside the machines.
 
+use crate::disk::Disk;
 use crate::invariants::Fact;
 use crate::testing::task_id;
 use crate::world::{Event, World};
@@ -21,6 +22,7 @@ impl World {
             node.disk.crash();
             node.backlog.clear();
             node.held_back.clear();
+            node.custody_back.clear();
             node.admitted.clear();
             self.note("crash", index, None, 0);
             self.after_ms(DISCONNECTED_MS, Event::Watch);
@@ -38,9 +40,17 @@ impl World {
         self.note("power_cut", index, None, 0);
     }
 
-    /// Starts a region's node again.
+    /// A region is gone for good, with its runs and its disk.
+    pub fn lose(&mut self, index: usize) {
+        self.destroy(index);
+        self.nodes[index].disk = Disk::default();
+        self.lost.insert(index);
+        self.note("lost", index, None, 0);
+    }
+
+    /// Starts a region's node again, unless it is lost.
     pub fn restart(&mut self, index: usize) {
-        if self.nodes[index].machine.is_none() {
+        if self.nodes[index].machine.is_none() && !self.lost.contains(&index) {
             self.start(index);
             self.introduce(index);
             self.healed();
@@ -50,6 +60,7 @@ impl World {
     /// Cuts both ways between two groups.
     pub fn cut(&mut self, one: &[usize], other: &[usize]) {
         self.wan.partition(one, other);
+        self.invariants.observe(self.now_ms, &Fact::Parted);
         self.note("cut", one.first().copied().unwrap_or(0), None, one.len() as u64);
         self.after_ms(DISCONNECTED_MS, Event::Watch);
     }
@@ -57,6 +68,7 @@ impl World {
     /// Cuts one way.
     pub fn cut_one_way(&mut self, from: usize, to: usize) {
         self.wan.cut_one_way(from, to);
+        self.invariants.observe(self.now_ms, &Fact::Parted);
         self.note("cut_one_way", from, None, to as u64);
         self.after_ms(DISCONNECTED_MS, Event::Watch);
     }
@@ -131,6 +143,7 @@ impl World {
                 ttl_ms: 1_000,
                 round: 1,
                 document: None,
+                custodians: Vec::new(),
             };
             let to = self.nodes[other].member;
             self.transmit(index, to, Message::Ask(Box::new(ask)));

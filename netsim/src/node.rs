@@ -96,6 +96,7 @@ pub struct Node {
     pub(crate) incarnation: u64,
     pub(crate) synced: PersistId,
     pub(crate) newest: PersistId,
+    pub(crate) custody_back: VecDeque<(PersistId, MemberId, Box<consensus::custody::Message>)>,
     pub(crate) held_back: VecDeque<(PersistId, MemberId, Message)>,
     /// Orders to the executor with what they rest on.
     pub(crate) orders: Vec<(PersistId, RunOrder)>,
@@ -125,6 +126,7 @@ impl Node {
             incarnation: 0,
             synced: PersistId(0),
             newest: PersistId(0),
+            custody_back: VecDeque::new(),
             held_back: VecDeque::new(),
             orders: Vec::new(),
             admitted: VecDeque::new(),

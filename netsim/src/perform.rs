@@ -7,7 +7,8 @@ use crate::trace::{Step, number};
 use crate::world::{Event, World};
 use consensus::negotiation::{Action, Input, Message, Record};
 use cpi::ids::{MemberId, TaskId};
-use std::collections::VecDeque;
+use cpi::task::Durability;
+use std::collections::{BTreeSet, VecDeque};
 
 impl World {
     pub(crate) fn perform(&mut self, index: usize) {
@@ -34,7 +35,9 @@ impl World {
                         let (kind, task, what) = kind_of(record);
                         let step = Step { kind, node: index, other: None, task: Some(task), what };
                         self.trace.note(self.now_us, step, || in_words(record));
-                        self.metrics.told(self.now_us, index, record);
+                        if !self.is_copy(index, record) {
+                            self.metrics.told(self.now_us, index, record);
+                        }
                         self.invariants.observe(self.now_ms, &Fact::Told { node: index, record });
                     }
                     self.nodes[index].newest = id;
@@ -60,7 +63,7 @@ impl World {
                 Action::Admitted { task, result } => match result {
                     Ok(persist) => {
                         if self.bug == Some(Bug::AckEarly) {
-                            self.acknowledge(index, task);
+                            self.acknowledge(index, task, Durability::Local);
                         }
                         self.nodes[index].admitted.push_back((persist, task));
                     }
@@ -70,6 +73,28 @@ impl World {
                         self.answers.insert(task, Err(reason));
                     }
                 },
+                Action::Custody { to, message, after } => {
+                    let node = &mut self.nodes[index];
+                    match after.filter(|after| *after > node.synced) {
+                        Some(after) => node.custody_back.push_back((after, to, message)),
+                        None => self.transmit_custody(index, to, message),
+                    }
+                }
+                Action::Load { task } => {
+                    let node = &mut self.nodes[index];
+                    let (found, now) = (node.disk.find(task), node.clock.now(self.now_us));
+                    if let Some(machine) = &mut node.machine {
+                        machine.handle(now, Input::Loaded { task, found });
+                    }
+                }
+                Action::Durable { task, durability } => {
+                    self.note("durable", index, Some(task), durability as u64);
+                    let custody = self.nodes[index].machine.as_ref().and_then(|m| m.custodian().record(task));
+                    if custody.is_some_and(|custody| custody.custodians.len() > 1) {
+                        self.worth.insert(task, durability);
+                        self.acknowledge(index, task, durability);
+                    }
+                }
                 Action::Planned(plan) => self.plans.push(*plan),
                 Action::Run { order, after } => {
                     let node = &mut self.nodes[index];
@@ -124,11 +149,28 @@ impl World {
         }
     }
 
-    fn acknowledge(&mut self, index: usize, task: TaskId) {
+    fn transmit_custody(&mut self, from: usize, to: MemberId, message: Box<consensus::custody::Message>) {
+        let to = self.index(to);
+        self.custody_messages += 1;
+        for us in self.wan.arrivals(from, to, self.now_us, &mut self.rng).into_iter().flatten() {
+            self.at_us(us, Event::Custody { from, to, message: message.clone() });
+        }
+    }
+
+    /// Whether a record is another region's history, copied by one of its custodians.
+    fn is_copy(&self, index: usize, record: &Record) -> bool {
+        let Record::Event(event) = record else { return false };
+        let node = &self.nodes[index];
+        let holder = node.machine.as_ref().and_then(|machine| machine.custodian().holder(event.task));
+        holder.is_some_and(|holder| holder != node.member)
+    }
+
+    fn acknowledge(&mut self, index: usize, task: TaskId, durability: Durability) {
         if !self.forgetful {
             self.answers.insert(task, Ok(()));
         }
-        self.invariants.observe(self.now_ms, &Fact::Acknowledged { node: index, task });
+        let disks = if durability == Durability::Quorum { 2 } else { 1 };
+        self.invariants.observe(self.now_ms, &Fact::Acknowledged { node: index, task, disks });
     }
 
     pub(crate) fn synced(&mut self, index: usize, incarnation: u64) {
@@ -140,6 +182,13 @@ impl World {
         let up_to = node.disk.synced_to();
         for record in &safe {
             self.invariants.observe(self.now_ms, &Fact::Synced { node: index, record });
+            if let Record::Custody(custody) = record
+                && custody.custodians.len() > 1
+                && let Some(binding) = &custody.binding
+            {
+                let bound = self.bound_on.entry((custody.task, binding.fence));
+                bound.or_insert_with(|| (binding.provider, BTreeSet::new())).1.insert(index);
+            }
         }
         if self.nodes[index].disk.begin_sync().is_some() {
             self.sync_later(index);
@@ -150,7 +199,10 @@ impl World {
             if self.bug == Some(Bug::LoseTasks) {
                 self.nodes[index].disk.lose(task);
             }
-            self.acknowledge(index, task);
+            // One that others keep, too, is answered once they have it.
+            if self.nodes[index].disk.custody(task).is_none_or(|custody| custody.custodians.len() < 2) {
+                self.acknowledge(index, task, Durability::Local);
+            }
         }
         while self.nodes[index].held_back.front().is_some_and(|(after, ..)| *after <= up_to) {
             let Some((_, to, message)) = self.nodes[index].held_back.pop_front() else { break };
@@ -165,6 +217,10 @@ impl World {
         self.nodes[index].orders = waiting;
         for (_, order) in ready {
             self.order_run(index, order);
+        }
+        while self.nodes[index].custody_back.front().is_some_and(|(after, ..)| *after <= up_to) {
+            let Some((_, to, message)) = self.nodes[index].custody_back.pop_front() else { break };
+            self.transmit_custody(index, to, message);
         }
         self.handle(index, Input::Persisted { up_to });
         if self.forgetful {

@@ -183,6 +183,9 @@ impl World {
 
     /// Whether enough custodians' disks have bound a provider under a fence.
     fn is_bound(&self, attempt: Attempt, provider: MemberId) -> bool {
+        if let Some((bound, disks)) = self.bound_on.get(&(attempt.task, attempt.fence)) {
+            return *bound == provider && disks.len() > 1;
+        }
         let mut have = 0;
         let mut custodians = 1;
         let epoch_member = attempt.fence.epoch.member;

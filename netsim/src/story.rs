@@ -3,18 +3,18 @@
 use crate::bug::Bug;
 use crate::catalogue::{self, Act, Scenario, What};
 use crate::invariants::Fact;
-use crate::node::Manners;
+use crate::node::{Manners, Node};
 use crate::registry;
 use crate::scenario;
 use crate::testing::{gpu_task, place, pool, task};
 use crate::wan::Wan;
 use crate::world::World;
 use consensus::negotiation::{Input, NegotiationConfig};
-use cpi::ids::TaskId;
-use cpi::task::OnPartition;
+use cpi::ids::{MemberId, TaskId};
+use cpi::task::{Durability, OnPartition};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long everything may take to come to its end once all is healed, in ms.
 const PATIENCE_MS: u64 = 1_800_000;
@@ -73,9 +73,16 @@ pub fn live(scenario: &Scenario, seed: u64, bug: Option<Bug>, lines: bool) -> Li
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7363_656e_6172_696f);
     let wan = Wan::random(scenario.regions, scenario.latency_ms_max, &mut rng);
-    let regions = (0..scenario.regions).map(|i| (place(i), vec![pool("cpu", 2, 0), pool("gpu", 1, 8)])).collect();
+    let regions: Vec<_> =
+        (0..scenario.regions).map(|i| (place(i), vec![pool("cpu", 2, 0), pool("gpu", 1, 8)])).collect();
     let config = NegotiationConfig { commit_if: !scenario.compare, ..NegotiationConfig::default() };
-    let mut world = World::new(seed, wan, config, regions);
+    let nodes =
+        regions.into_iter().enumerate().map(|(i, (place, pools))| Node::new(MemberId(i as u64 + 1), place, pools));
+    let mut world = World::asleep(seed, wan, config, nodes.collect());
+    if scenario.durability == Durability::Quorum {
+        world.keep_with_others();
+    }
+    world.wake_all();
     world.bug = bug;
     if lines {
         world.keep_lines();
@@ -94,7 +101,7 @@ pub fn live(scenario: &Scenario, seed: u64, bug: Option<Bug>, lines: bool) -> Li
         match act {
             Some(index) => teller.act(&mut world, &scenario.acts[index]),
             None => {
-                let node = teller.rng.random_range(0..scenario.regions);
+                let node = scenario.origin.unwrap_or_else(|| teller.rng.random_range(0..scenario.regions));
                 teller.submit(&mut world, node, number);
             }
         }
@@ -172,6 +179,7 @@ impl Teller<'_> {
         match act.what {
             What::Crash => world.crash(node),
             What::PowerCut => world.destroy(node),
+            What::Lose => world.lose(node),
             What::Restart => world.restart(node),
             What::CutOneWay => rest.iter().for_each(|other| world.cut_one_way(node, *other)),
             What::SlowDisk => world.nodes[node].sync_us = Some(act.value.max(0) as u64 * 1000),
@@ -235,15 +243,26 @@ fn heal_all(world: &mut World) {
 
 /// Waits until everything that was acknowledged has ended, and looks at what is left.
 fn reckon(world: &mut World, origins: &BTreeMap<TaskId, usize>) -> (Vec<String>, BTreeMap<String, u32>) {
+    // What only a lost region's disk had was never promised to outlive it.
+    let gone = |world: &World, task: &TaskId, node: usize| {
+        world.lost.contains(&node) && world.worth.get(task) != Some(&Durability::Quorum)
+    };
+    let now: &World = world;
     let acknowledged: Vec<(TaskId, usize)> = origins
         .iter()
-        .filter(|(task, _)| world.answers.get(task) == Some(&Ok(())))
+        .filter(|(task, node)| now.answers.get(task) == Some(&Ok(())) && !gone(now, task, **node))
         .map(|(task, node)| (*task, *node))
         .collect();
+    // A lease of such a task waits for an origin that does not come back.
+    let orphaned: BTreeSet<TaskId> =
+        origins.iter().filter(|(task, node)| gone(now, task, **node)).map(|(task, _)| *task).collect();
+    let leases = |world: &World| {
+        let all = world.nodes.iter().flat_map(|node| node.disk.leases());
+        all.filter(|lease| !orphaned.contains(&lease.attempt.task)).count()
+    };
     let until = world.now_ms + PATIENCE_MS;
     let done = |world: &World| {
-        acknowledged.iter().all(|(task, node)| world.end(*node, *task).is_some())
-            && world.nodes.iter().all(|node| node.disk.leases().next().is_none())
+        acknowledged.iter().all(|(task, node)| world.end_anywhere(*node, *task).is_some()) && leases(world) == 0
     };
     while !done(world) && world.now_ms < until {
         world.run_until(world.now_ms + 500);
@@ -253,13 +272,13 @@ fn reckon(world: &mut World, origins: &BTreeMap<TaskId, usize>) -> (Vec<String>,
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
     let (mut open, mut lost) = (Vec::new(), Vec::new());
     for (task, node) in &acknowledged {
-        match world.end(*node, *task) {
+        match world.end_anywhere(*node, *task) {
             Some(reason) => *ends.entry(reason.map_or("succeeded".to_owned(), |r| r.to_string())).or_default() += 1,
             None if world.nodes.iter().any(|n| n.disk.custody(*task).is_some()) => open.push(*task),
             None => lost.push(*task),
         }
     }
-    let leases = world.nodes.iter().map(|node| node.disk.leases().count()).sum();
+    let leases = leases(world);
     world.invariants.observe(world.now_ms, &Fact::Over { open: &open, lost: &lost, leases });
     (world.invariants.violations().to_vec(), ends)
 }

@@ -123,6 +123,13 @@ impl World {
         Some(end.reason.as_ref().map(|r| r.code))
     }
 
+    /// How a task ended by any custodian that has it as closed, or by its origin's disk. `None` while it has not.
+    pub fn end_anywhere(&self, origin: usize, task: TaskId) -> Option<Option<cpi::reason::ReasonCode>> {
+        let closed = self.nodes.iter().filter_map(|node| node.disk.custody(task)).find(|custody| custody.closed);
+        let end = closed.and_then(|custody| custody.end.as_ref());
+        end.map(|end| end.reason.as_ref().map(|r| r.code)).or_else(|| self.end(origin, task))
+    }
+
     /// Which region is bound to a task, by its origin's disk.
     pub fn holder(&self, node: usize, task: TaskId) -> Option<usize> {
         let binding = self.nodes[node].disk.custody(task)?.binding.as_ref()?;

@@ -106,3 +106,15 @@ impl Trace {
 pub fn number(task: TaskId) -> u64 {
     u64::from_be_bytes(task.0[8..].try_into().expect("an id has 16 bytes"))
 }
+
+/// The revision that a custody message is about, 0 for none.
+pub(crate) fn revision_of(message: &consensus::custody::Message) -> u64 {
+    use consensus::custody::Message;
+    match message {
+        Message::Write(write) => write.record.revision,
+        Message::Written { revision, .. } => *revision,
+        Message::Claim(claim) => claim.record.revision,
+        Message::Promise { record, .. } | Message::Told { record } => record.revision,
+        _ => 0,
+    }
+}

@@ -14,18 +14,24 @@ use consensus::negotiation::{
     Attempt, Digest, Input, Message, NegotiationConfig, Negotiator, OwnPool, PlanResult, RunNotice,
 };
 use cpi::dictionary::Dictionary;
-use cpi::ids::{ContentDigest, MemberId, TaskId};
+use cpi::ids::{ContentDigest, Fence, MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 use cpi::resource::RegionPlace;
+use cpi::task::Durability;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
+/// How long a custodian is silent before another takes its place, in ms: shorter than a node's default, so that changed
+/// sets belong to lives of a few minutes.
+const REPLACE_AFTER_MS: u64 = 120_000;
+
 #[derive(Debug)]
 pub(crate) enum Event {
     Deliver { from: usize, to: usize, message: Box<Message> },
+    Custody { from: usize, to: usize, message: Box<consensus::custody::Message> },
     Gossip { to: usize, digest: Arc<Digest> },
     Wake { node: usize, incarnation: u64 },
     Synced { node: usize, incarnation: u64 },
@@ -91,10 +97,18 @@ pub struct World {
     pub metrics: Metrics,
     /// Submissions that were acknowledged, and refusals.
     pub answers: BTreeMap<TaskId, Result<(), Reason>>,
+    /// What the acknowledgement of a task with several custodians is worth now.
+    pub worth: BTreeMap<TaskId, Durability>,
+    /// Regions that are gone with their disks and do not come back.
+    pub lost: BTreeSet<usize>,
+    /// Disks that bound a provider under a fence, of tasks with several custodians.
+    pub(crate) bound_on: BTreeMap<(TaskId, Fence), (MemberId, BTreeSet<usize>)>,
     /// Plans that were made.
     pub plans: Vec<PlanResult>,
     /// Messages sent between regions.
     pub messages: u64,
+    /// Messages between custodians, which go in parallel; not among `messages`.
+    pub custody_messages: u64,
     /// Digests that reached a region.
     pub digests: u64,
     /// Steps taken.
@@ -140,7 +154,9 @@ impl World {
     }
 
     /// The same without having started anything, to be set up further before [`Self::wake_all`].
-    pub fn asleep(seed: u64, wan: Wan, config: NegotiationConfig, nodes: Vec<Node>) -> Self {
+    pub fn asleep(seed: u64, wan: Wan, mut config: NegotiationConfig, nodes: Vec<Node>) -> Self {
+        // Large runs would mostly count custody messages: scenarios and experiments say when they want them.
+        config.custody.durability = Durability::Local;
         Self {
             now_ms: 0,
             now_us: 0,
@@ -149,8 +165,12 @@ impl World {
             nodes,
             invariants: Invariants::default(),
             answers: BTreeMap::new(),
+            worth: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            bound_on: BTreeMap::new(),
             plans: Vec::new(),
             messages: 0,
+            custody_messages: 0,
             digests: 0,
             steps: 0,
             sync_ms: 2,
@@ -173,6 +193,12 @@ impl World {
             queue: BinaryHeap::new(),
             order: 0,
         }
+    }
+
+    /// Tasks are kept by two other regions, too. To be said before [`Self::wake_all`].
+    pub fn keep_with_others(&mut self) {
+        self.config.custody.durability = Durability::Quorum;
+        self.config.custody.replace_after_ms = REPLACE_AFTER_MS;
     }
 
     /// Starts every region; each knows its peers' capacity.
@@ -249,6 +275,7 @@ impl World {
         node.synced.0 = 0;
         node.newest.0 = 0;
         node.held_back.clear();
+        node.custody_back.clear();
         node.admitted.clear();
         node.orders.clear();
         node.backlog.clear();
@@ -324,6 +351,13 @@ impl World {
         self.now_ms = self.now_us / 1000;
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Custody { from, to, message } => {
+                let (task, what) = (message.task(), crate::trace::revision_of(&message));
+                let step = Step { kind: message.name(), node: from, other: Some(to), task, what };
+                self.trace.note(self.now_us, step, || format!("revision {what}"));
+                let from = self.nodes[from].member;
+                self.handle(to, Input::Custody { from, message });
+            }
             Event::Gossip { to, digest } => {
                 self.digests += 1;
                 self.handle(to, Input::Digest(digest));

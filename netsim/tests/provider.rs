@@ -78,6 +78,7 @@ fn ask(n: u64, attempt: u32, chips: u32, mode: AskMode) -> Ask {
         ttl_ms: 1_000,
         round: 1,
         document: (mode == AskMode::CommitIf).then_some(submission.document),
+        custodians: vec![MemberId(1)],
     }
 }
 
@@ -103,6 +104,7 @@ fn award(n: u64, chips: u32, offer: &Offer) -> Message {
         need: submission.need,
         limits: Limits { price_hour_micro_max: Some(offer.price_hour_micro), start_in_ms_max: None },
         document: submission.document,
+        custodians: vec![MemberId(1)],
     }))
 }
 

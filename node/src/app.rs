@@ -84,6 +84,7 @@ impl LateHandlers {
             frames.insert(class, self.registry.clone());
         }
         frames.insert(StreamClass::Negotiation, self.negotiation.clone());
+        frames.insert(StreamClass::Custody, self.negotiation.clone());
         frames.insert(StreamClass::RunEvents, self.negotiation.clone());
         frames.insert(StreamClass::Logs, self.logs.clone());
         frames.insert(StreamClass::Digests, self.digests.clone());

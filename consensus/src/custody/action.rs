@@ -1,10 +1,10 @@
 //! All that can come in to a custodian, and all that it can ask its driver for.
 
 use super::message::Message;
-use super::quorum::Durability;
 use super::record::CustodyRecord;
 use crate::negotiation::{PersistId, Record, RestoredTask, TaskEvent, TaskRecord};
 use cpi::ids::{MemberId, TaskId};
+use cpi::task::Durability;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub enum Input {
         /// The task.
         task: TaskId,
         /// What the disk has of it.
-        found: Option<Box<RestoredTask>>,
+        found: Option<Found>,
     },
     /// A member, its place, and whether its membership is in force.
     Member {
@@ -71,6 +71,15 @@ pub enum Input {
         /// Who.
         principal: String,
     },
+}
+
+/// What a disk has of a task.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// The whole task.
+    Task(Box<RestoredTask>),
+    /// It closed, and was removed after its time: so much stays that a late copy does not bring it back.
+    Gone(Box<CustodyRecord>),
 }
 
 /// Something to do.

@@ -11,7 +11,7 @@ use cpi::ids::{Epoch, MemberId, TaskId};
 use std::collections::BTreeSet;
 
 /// Repeats slow down to so many times the first pause.
-const PAUSE_GROWTH_MAX: u64 = 16;
+const PAUSE_GROWTH_MAX: u64 = 4;
 
 impl Custodian {
     /// Begins claims while there is room for more.
@@ -65,6 +65,7 @@ impl Custodian {
         if claiming.epoch == epoch {
             claiming.promises.insert(me);
             self.complete(now, id);
+            self.begin_claims(now);
         }
     }
 
@@ -81,6 +82,7 @@ impl Custodian {
         }
         claiming.promises.insert(from);
         self.complete(now, id);
+        self.begin_claims(now);
     }
 
     /// Enough promises: the newest state among them is written under the new epoch.
@@ -119,7 +121,6 @@ impl Custodian {
         if let Some(kept) = self.tasks.get_mut(&id) {
             kept.persist = Some(persist);
         }
-        self.begin_claims(now);
     }
 
     /// A claim's timer: those who did not answer are asked again, and those whom the newest state names.

@@ -1,14 +1,15 @@
 //! Knobs of custody, each with unit, default and consequence.
 
+use cpi::task::Durability;
 use serde::{Deserialize, Serialize};
 
 /// How this node keeps tasks with two other members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CustodyConfig {
-    /// Whether tasks of this origin get three custodians where three members can be had. Default true; false keeps every
-    /// task on this node's disk alone (`durability: local`), and none of them is adopted when the node is lost.
-    pub ring: bool,
+    /// How tasks of this origin are kept that do not say it themselves. Default `quorum`: with two other members where they
+    /// can be had. `local` keeps them on this node's disk alone, and none of them is adopted when the node is lost.
+    pub durability: Durability,
     /// Between signs of life to members that keep tasks with this one, in ms. Default 2,000.
     pub beat_every_ms: u64,
     /// How long the member that decides for a task may be silent before another custodian adopts it, in ms. Default 15,000:
@@ -33,7 +34,7 @@ pub struct CustodyConfig {
 impl Default for CustodyConfig {
     fn default() -> Self {
         Self {
-            ring: true,
+            durability: Durability::Quorum,
             beat_every_ms: 2_000,
             orphan_after_ms: 15_000,
             return_after_ms: 10_000,

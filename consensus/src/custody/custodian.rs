@@ -1,6 +1,6 @@
 //! One node's part in keeping tasks: the door of the machine. `hold`, `follow` and `claim` have its three parts.
 
-use super::action::{Action, Input};
+use super::action::{Action, Found, Input};
 use super::config::CustodyConfig;
 use super::kept::{Following, Kept, Peer, Role};
 use super::message::Message;
@@ -9,6 +9,7 @@ use crate::negotiation::timers::Timers;
 use crate::negotiation::{PersistId, Record, RestoredTask};
 use crate::time::{Monotonic, Now};
 use cpi::ids::{Epoch, MemberId, TaskId};
+use cpi::task::Durability;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Tasks whose messages wait for the disk at once; beyond, messages are dropped and come again.
@@ -74,6 +75,8 @@ pub struct Custodian {
     /// Tasks held here whose origin is another.
     pub(super) adopted: BTreeSet<TaskId>,
     parked: BTreeMap<TaskId, Vec<(MemberId, Message)>>,
+    /// First states of tasks from others than their origins, until another custodian vouches for them.
+    pub(super) unvouched: BTreeMap<TaskId, (MemberId, super::message::Write)>,
     effects: VecDeque<(PersistId, Effect)>,
     pub(super) timers: Timers<Due>,
     out: VecDeque<Action>,
@@ -83,8 +86,8 @@ pub struct Custodian {
 
 impl Custodian {
     /// A custodian without tasks. `seed` differs with every start of the node: it tells one life from another.
-    pub fn new(me: MemberId, config: CustodyConfig, seed: u64, now: Now) -> Self {
-        let mut custodian = Self {
+    pub fn new(me: MemberId, config: CustodyConfig, seed: u64) -> Self {
+        Self {
             me,
             boot: seed,
             config,
@@ -95,14 +98,13 @@ impl Custodian {
             claiming: 0,
             adopted: BTreeSet::new(),
             parked: BTreeMap::new(),
+            unvouched: BTreeMap::new(),
             effects: VecDeque::new(),
             timers: Timers::default(),
             out: VecDeque::new(),
             last: PersistId(0),
             stats: CustodyStats::default(),
-        };
-        custodian.timers.arm(Due::Scan, now.mono.plus_ms(custodian.config.beat_every_ms));
-        custodian
+        }
     }
 
     /// Takes up the tasks that are not closed, as found on disk, before anything else comes in. Those that this node
@@ -122,10 +124,11 @@ impl Custodian {
         self.begin_claims(now);
     }
 
-    /// Who shall keep a task of this origin: three, or this node alone where no others can be had.
-    pub fn choose(&self, residency: &[String]) -> Vec<MemberId> {
+    /// Who shall keep a task of this origin: three, or this node alone where that is wished or no others can be had.
+    pub fn choose(&self, residency: &[String], wished: Option<Durability>) -> Vec<MemberId> {
         let others = || ring::complete(self.me, vec![self.me], &[], residency, &self.members);
-        self.config.ring.then(others).flatten().unwrap_or_else(|| vec![self.me])
+        let quorum = wished.unwrap_or(self.config.durability) == Durability::Quorum;
+        quorum.then(others).flatten().unwrap_or_else(|| vec![self.me])
     }
 
     /// Something happened.
@@ -236,7 +239,7 @@ impl Custodian {
     ) {
         let id = record.task;
         let role = Role::Following(Following { holder, boot, since: now.mono });
-        let kept = Kept { task, record, events: VecDeque::new(), role, persist: None, due: None };
+        let kept = Kept { task, record, events: VecDeque::new(), role, persist: None, due: None, wished: None };
         self.share(now, &kept.record, true);
         self.peers.entry(holder).or_default().followed.insert(id);
         self.tasks.insert(id, kept);
@@ -248,6 +251,7 @@ impl Custodian {
             let peer = self.peers.entry(member).or_default();
             if more {
                 if peer.shared == 0 {
+                    self.timers.arm_once(Due::Scan, now.mono.plus_ms(self.config.beat_every_ms.max(1)));
                     peer.heard_at = peer.heard_at.max(now.mono);
                 }
                 peer.shared += 1;
@@ -262,6 +266,8 @@ impl Custodian {
         let Some(kept) = self.tasks.get_mut(&id) else { return };
         let before = std::mem::replace(&mut kept.role, role);
         let by = kept.record.holder();
+        let follows = matches!(kept.role, Role::Following(_));
+        let wished = if follows && by != self.me { kept.wished.take() } else { None };
         let cancel = kept.record.cancel.clone();
         kept.due = None;
         match &kept.role {
@@ -279,6 +285,9 @@ impl Custodian {
             _ => None,
         };
         self.timers.disarm(Due::Task(id));
+        if let Some(principal) = wished {
+            self.send(by, Message::Cancel { task: id, principal }, None);
+        }
         match before {
             Role::Following(following) if Some(following.holder) != holder => {
                 if let Some(peer) = self.peers.get_mut(&following.holder) {
@@ -341,8 +350,10 @@ impl Custodian {
             self.about(now, from, message);
             return;
         }
-        if !matches!(message, Message::Write(_) | Message::Claim(_) | Message::Enquire { .. }) {
-            return;
+        match message {
+            Message::Write(_) | Message::Claim(_) | Message::Enquire { .. } | Message::Vouch { .. } => {}
+            Message::Vouched { task, epoch } => return self.vouched(now, from, task, epoch),
+            _ => return,
         }
         let known = self.parked.len();
         match self.parked.get_mut(&id) {
@@ -357,14 +368,25 @@ impl Custodian {
     }
 
     /// What the disk has of a task that messages ask about.
-    fn loaded(&mut self, now: Now, id: TaskId, found: Option<Box<RestoredTask>>) {
+    fn loaded(&mut self, now: Now, id: TaskId, found: Option<Found>) {
         let parked = self.parked.remove(&id).unwrap_or_default();
         for (from, message) in parked {
             if self.tasks.contains_key(&id) {
                 self.about(now, from, message);
                 continue;
             }
-            match &found {
+            let found = match &found {
+                Some(Found::Gone(custody)) => {
+                    self.about_closed(from, &message, custody);
+                    continue;
+                }
+                Some(Found::Task(found)) => Some(found),
+                None => None,
+            };
+            match found {
+                Some(found) if !found.custody.closed && self.is_seated_anew(&message, &found.custody) => {
+                    self.about_new(now, from, message);
+                }
                 Some(found) if found.custody.closed || !found.custody.is_seated(self.me) => {
                     self.about_closed(from, &message, &found.custody);
                 }
@@ -394,10 +416,11 @@ impl Custodian {
             Message::Return { task, epoch } => self.returned(now, from, task, epoch),
             Message::Enquire { task } => self.enquired(from, task),
             Message::Unknown { task } => self.unknown(now, from, task),
+            Message::Vouch { task, epoch } => self.vouch(from, task, epoch),
+            Message::Vouched { .. } => {}
             Message::Cancel { task, principal } => {
-                let seated = self.tasks.get(&task).is_some_and(|kept| kept.record.is_seated(from));
-                if seated && self.is_holding(task) {
-                    self.act(Action::Cancel { task, principal });
+                if self.tasks.get(&task).is_some_and(|kept| kept.record.is_seated(from)) {
+                    self.wish_here(task, principal);
                 }
             }
         }
@@ -405,10 +428,19 @@ impl Custodian {
 
     fn wish(&mut self, task: TaskId, principal: String) {
         let Some(holder) = self.holder(task) else { return };
+        if holder == self.me || self.is_holding(task) {
+            self.wish_here(task, principal);
+        } else {
+            self.send(holder, Message::Cancel { task, principal }, None);
+        }
+    }
+
+    /// A task that is held is ended at once, one that is being claimed as soon as it is held.
+    fn wish_here(&mut self, task: TaskId, principal: String) {
         if self.is_holding(task) {
             self.act(Action::Cancel { task, principal });
-        } else if holder != self.me {
-            self.send(holder, Message::Cancel { task, principal }, None);
+        } else if let Some(kept) = self.tasks.get_mut(&task).filter(|kept| kept.record.holder() == self.me) {
+            kept.wished = Some(principal);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The follower's part: keeps the states that a holder writes, promises epochs, and notices silence.
 
-use super::custodian::{Custodian, Effect};
+use super::custodian::{Custodian, Due, Effect};
 use super::kept::{Following, Kept, Role};
 use super::message::{Claim, Message, Write};
 use super::record::CustodyRecord;
@@ -10,6 +10,8 @@ use cpi::ids::{Epoch, MemberId, TaskId};
 
 /// A follower that heard nothing of one task for so many times the patience for a silent holder asks after it.
 const ENQUIRE_PATIENCES: u64 = 20;
+/// First states that wait for a witness at once; the writer says them again.
+const UNVOUCHED_MAX: usize = 256;
 /// Enquiries in one scan.
 const ENQUIRIES_PER_SCAN: usize = 256;
 
@@ -34,6 +36,12 @@ impl Custodian {
         let id = write.record.task;
         let me = self.me;
         let Some(kept) = self.tasks.get_mut(&id) else { return };
+        if !kept.is_custodian(from) && kept.record.promised.member != from {
+            // It has no seat any more, or one that this custodian has not heard of: then one that it knows will tell.
+            let (record, after) = (Box::new(kept.record.clone()), kept.persist);
+            self.send(from, Message::Told { record }, after);
+            return;
+        }
         if write.record.written < kept.record.promised {
             let (promised, after) = (kept.record.promised, kept.persist);
             self.send(from, Message::Refused { task: id, promised }, after);
@@ -78,10 +86,11 @@ impl Custodian {
     /// A message about a task that this node never had.
     pub(super) fn about_new(&mut self, now: Now, from: MemberId, message: Message) {
         match message {
-            Message::Write(write) => {
-                let Write { boot, record, task, events } = *write;
-                self.take_over(now, from, boot, record, task.map(Box::new), Some(events));
-            }
+            Message::Write(write) if !self.knows_all(from, &write.record) => {}
+            // Only its origin begins a task; a custodian that adopted one and names this node anew needs a witness.
+            Message::Write(write) if write.record.origin != from => self.ask_to_vouch(from, *write),
+            Message::Write(write) => self.take_written(now, from, *write),
+            Message::Claim(claim) if !self.knows_all(from, &claim.record) || !claim.record.is_seated(from) => {}
             Message::Claim(claim) => {
                 let id = claim.record.task;
                 let before = self.tasks.len();
@@ -96,6 +105,62 @@ impl Custodian {
             }
             Message::Enquire { task } => self.send(from, Message::Unknown { task }, None),
             _ => {}
+        }
+    }
+
+    /// Whether the sender and all who shall keep a task are members.
+    fn knows_all(&self, from: MemberId, record: &CustodyRecord) -> bool {
+        let known = |m: &MemberId| *m == self.me || self.members.contains_key(m);
+        self.members.get(&from).is_some_and(|seat| seat.active) && record.custodians.iter().all(known)
+    }
+
+    /// Whether a message names this node again for a task that it kept once and gave away.
+    pub(super) fn is_seated_anew(&self, message: &Message, kept: &CustodyRecord) -> bool {
+        let Message::Write(write) = message else { return false };
+        !kept.is_seated(self.me) && write.record.is_seated(self.me) && write.record.version() > kept.version()
+    }
+
+    fn take_written(&mut self, now: Now, from: MemberId, write: Write) {
+        let Write { boot, record, task, events } = write;
+        self.take_over(now, from, boot, record, task.map(Box::new), Some(events));
+    }
+
+    /// Keeps a first state back until another custodian says that it promised its epoch.
+    fn ask_to_vouch(&mut self, from: MemberId, write: Write) {
+        let id = write.record.task;
+        if write.task.is_none() {
+            self.send(from, Message::Lacks { task: id }, None);
+            return;
+        }
+        let epoch = write.record.written;
+        let witnesses: Vec<MemberId> = write.record.seats().filter(|m| *m != from && *m != self.me).collect();
+        if self.unvouched.len() >= UNVOUCHED_MAX && !self.unvouched.contains_key(&id) {
+            self.unvouched.pop_first();
+        }
+        self.unvouched.insert(id, (from, write));
+        for witness in witnesses {
+            self.send(witness, Message::Vouch { task: id, epoch }, None);
+        }
+    }
+
+    /// Another custodian asks whether this one promised an epoch.
+    pub(super) fn vouch(&mut self, from: MemberId, id: TaskId, epoch: Epoch) {
+        let Some(kept) = self.tasks.get(&id) else { return };
+        let after = kept.persist;
+        if kept.record.promised == epoch {
+            self.send(from, Message::Vouched { task: id, epoch }, after);
+        }
+    }
+
+    /// Another custodian promised the epoch of a state that was kept back.
+    pub(super) fn vouched(&mut self, now: Now, from: MemberId, id: TaskId, epoch: Epoch) {
+        let fits = |(writer, write): &(MemberId, Write)| {
+            write.record.written == epoch && *writer != from && write.record.is_seated(from)
+        };
+        if self.unvouched.get(&id).is_some_and(fits)
+            && let Some((writer, write)) = self.unvouched.remove(&id)
+        {
+            self.take_written(now, writer, write);
         }
     }
 
@@ -257,13 +322,15 @@ impl Custodian {
 
     /// The regular look round: signs of life, silent holders, tasks to give back, custodians to replace.
     pub(super) fn scan(&mut self, now: Now) {
-        self.timers.arm(super::custodian::Due::Scan, now.mono.plus_ms(self.config.beat_every_ms.max(1)));
         let boot = self.boot;
         let together: Vec<MemberId> = self.peers.iter().filter(|(_, p)| p.shared > 0).map(|(m, _)| *m).collect();
         for member in together {
             self.send(member, Message::Beat { boot }, None);
         }
         self.peers.retain(|_, peer| peer.shared > 0 || !peer.followed.is_empty());
+        if !self.peers.is_empty() {
+            self.timers.arm(Due::Scan, now.mono.plus_ms(self.config.beat_every_ms.max(1)));
+        }
         let (me, orphan_ms) = (self.me, self.config.orphan_after_ms);
         let mut enquiries = Vec::new();
         for (holder, peer) in &self.peers {

@@ -5,12 +5,13 @@ use super::action::Action;
 use super::custodian::{Custodian, Due};
 use super::kept::{Copied, Holding, Kept, Role};
 use super::message::{Message, Write};
-use super::quorum::Durability;
+use super::quorum::durability_of;
 use super::record::CustodyRecord;
 use super::ring::{self, CUSTODIANS};
 use crate::negotiation::{RestoredTask, TaskEvent, TaskRecord};
 use crate::time::Now;
 use cpi::ids::{Epoch, MemberId, TaskId};
+use cpi::task::Durability;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Repeats slow down to so many times the first pause.
@@ -85,7 +86,7 @@ impl Custodian {
         let role = Role::Holding(holding);
         // Nobody else will need the document of a task that only this node keeps.
         let task = task.filter(|_| !alone);
-        let mut kept = Kept { task, record, events: VecDeque::new(), role, persist: None, due: None };
+        let mut kept = Kept { task, record, events: VecDeque::new(), role, persist: None, due: None, wished: None };
         if !alone {
             kept.remember(events);
             self.timers.arm(Due::Answer(id), now.mono.plus_ms(self.config.answer_after_ms));
@@ -202,7 +203,8 @@ impl Custodian {
     /// Looks how far a held task came: what counts takes effect.
     fn count(&mut self, now: Now, id: TaskId) {
         let me = self.me;
-        let Some(Kept { task, record, events, role: Role::Holding(holding), .. }) = self.tasks.get_mut(&id) else {
+        let Some(Kept { task, record, events, role: Role::Holding(holding), wished, .. }) = self.tasks.get_mut(&id)
+        else {
             return;
         };
         let Some(reached) = holding.reached(me, record) else { return };
@@ -224,9 +226,12 @@ impl Custodian {
                 *task = None;
             }
             actions.push(Action::Adopted(Box::new(RestoredTask { record: *as_handed_in, custody, events, state })));
+            if let Some(principal) = wished.take() {
+                actions.push(Action::Cancel { task: id, principal });
+            }
         } else {
             if first && holding.fresh {
-                let durability = Durability::of(record.custodians.len());
+                let durability = durability_of(record.custodians.len());
                 actions.push(Action::Durable { task: id, durability });
             }
             actions.push(Action::Counted { task: id, revision: reached });

@@ -22,6 +22,8 @@ pub(super) struct Kept {
     pub persist: Option<PersistId>,
     /// When its timer is due.
     pub due: Option<Monotonic>,
+    /// Who wanted it ended while it was being claimed here: done once this node, or another, decides for it.
+    pub wished: Option<String>,
 }
 
 /// What a custodian is to a task.

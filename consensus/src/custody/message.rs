@@ -81,6 +81,20 @@ pub enum Message {
         /// The task.
         task: TaskId,
     },
+    /// New custodian to another: did you promise this epoch?
+    Vouch {
+        /// The task.
+        task: TaskId,
+        /// The epoch of a state that came to me.
+        epoch: Epoch,
+    },
+    /// The answer: I did.
+    Vouched {
+        /// The task.
+        task: TaskId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// Custodian to holder: somebody wants this task ended.
     Cancel {
         /// The task.
@@ -160,6 +174,26 @@ fn is_task_bounded(task: &TaskRecord) -> bool {
 }
 
 impl Message {
+    /// Its name in traces and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Beat { .. } => "beat",
+            Self::Write(_) => "write",
+            Self::Written { .. } => "written",
+            Self::Lacks { .. } => "lacks",
+            Self::Refused { .. } => "refused",
+            Self::Claim(_) => "claim",
+            Self::Promise { .. } => "promise",
+            Self::Told { .. } => "told",
+            Self::Return { .. } => "return",
+            Self::Enquire { .. } => "enquire",
+            Self::Unknown { .. } => "unknown",
+            Self::Vouch { .. } => "vouch",
+            Self::Vouched { .. } => "vouched",
+            Self::Cancel { .. } => "custody_cancel",
+        }
+    }
+
     /// The task it is about.
     pub fn task(&self) -> Option<TaskId> {
         match self {
@@ -174,6 +208,8 @@ impl Message {
             | Self::Return { task, .. }
             | Self::Enquire { task }
             | Self::Unknown { task }
+            | Self::Vouch { task, .. }
+            | Self::Vouched { task, .. }
             | Self::Cancel { task, .. } => Some(*task),
         }
     }

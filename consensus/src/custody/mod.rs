@@ -18,6 +18,10 @@
 //!                                  <-      Promise {newest state} | Refused | Told {closed}
 //!   (newest state of most, written under the new epoch, on two disks: adopted, and only now it acts)
 //!
+//! holder                                   custodian that was never one before
+//!   Write {state, task}            ->        asks the others: did you promise epoch e?
+//!                                  <-      Written, once one of them did
+//!
 //! adopter                                  origin that is back and has all states
 //!   Return                         ->        claims a higher epoch
 //! ```
@@ -45,13 +49,14 @@ mod quorum;
 mod record;
 mod ring;
 
-pub use action::{Action, Input};
+pub use action::{Action, Found, Input};
 pub use config::CustodyConfig;
+pub use cpi::task::Durability;
 pub use custodian::{Custodian, CustodyStats};
 pub use error::{BindError, CancelError, EndError, PromiseError};
 pub use frame::{FRAME_BYTES_MAX, OpenFrameError, open_frame, seal_frames};
 pub use message::{Claim, Message, Write};
-pub use quorum::{Durability, Quorum};
+pub use quorum::{Quorum, durability_of};
 pub use record::{Binding, CancelMark, CustodyRecord, EndMark};
 pub use ring::{CUSTODIANS, Seat, complete, place};
 

@@ -1,32 +1,12 @@
 //! Counting disks: when a step of a task counts.
 
 use cpi::ids::MemberId;
-use serde::{Deserialize, Serialize};
+use cpi::task::Durability;
 use std::collections::BTreeSet;
 
-/// What an acknowledgement is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Durability {
-    /// On the origin's disk alone; never adopted by others.
-    Local,
-    /// On the disks of most of the task's custodians.
-    Ring,
-}
-
-impl Durability {
-    /// What tasks with so many custodians can have.
-    pub fn of(custodians: usize) -> Self {
-        if custodians >= 3 { Self::Ring } else { Self::Local }
-    }
-
-    /// The stable text.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Ring => "ring",
-        }
-    }
+/// What tasks with so many custodians can have.
+pub fn durability_of(custodians: usize) -> Durability {
+    if custodians >= 3 { Durability::Quorum } else { Durability::Local }
 }
 
 /// The custodians that have one step on disk. While the set changes, most of the new and most of the former are needed.
@@ -68,6 +48,6 @@ impl Quorum {
 
     /// What an acknowledgement of a task with these custodians is worth.
     pub fn durability(&self) -> Durability {
-        Durability::of(self.custodians.len())
+        durability_of(self.custodians.len())
     }
 }

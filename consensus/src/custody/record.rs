@@ -147,6 +147,12 @@ impl CustodyRecord {
             || self.closed != other.closed
     }
 
+    /// What stays of a closed task once it is removed: who kept it, and that and how it ended.
+    pub fn tombstone(&self) -> Self {
+        let end = self.end.clone().map(|end| EndMark { outcome: None, ..end });
+        Self { binding: None, cancel: None, end, ..self.clone() }
+    }
+
     /// Promises `epoch` to its member: lower epochs are refused from here on.
     ///
     /// # Errors

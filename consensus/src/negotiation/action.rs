@@ -30,7 +30,28 @@ pub enum Action {
         /// After which persist.
         after: Option<PersistId>,
     },
-    /// The submission is durable once `after` is: answer the submitter.
+    /// Say this to another custodian, but not before that persist is on disk.
+    Custody {
+        /// To whom.
+        to: MemberId,
+        /// What.
+        message: Box<crate::custody::Message>,
+        /// After which persist.
+        after: Option<PersistId>,
+    },
+    /// Look for a task among the rows on disk, then report [`super::Input::Loaded`].
+    Load {
+        /// The task.
+        task: TaskId,
+    },
+    /// What the answer to a submission is worth now: told once a second disk has it, or none could be had in time.
+    Durable {
+        /// The task.
+        task: TaskId,
+        /// What it is worth.
+        durability: crate::custody::Durability,
+    },
+    /// The submission was taken in, and is on this disk with that persist.
     Admitted {
         /// The task.
         task: TaskId,

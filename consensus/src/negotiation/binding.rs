@@ -8,7 +8,7 @@ use super::rank::Answer;
 use super::record::Record;
 use super::round::{Asked, Round, Standing};
 use super::task::{Bound, Phase};
-use crate::custody::{Binding, Quorum};
+use crate::custody::Binding;
 use crate::time::Now;
 use cpi::ids::{MemberId, TaskId};
 
@@ -107,10 +107,9 @@ impl Origin {
             fetches_failed: 0,
             repeat_at: now.mono.plus_ms(self.config.resend_every_ms),
         };
-        task.phase = Phase::Binding(Box::new(bound), Quorum::of(&task.custody.custodians));
         let label = task.wishes.spread.clone();
-        let persist = out.persist(task.take_records());
-        self.persists.push_back((persist, id));
+        out.persist(task.take_records());
+        task.phase = Phase::Binding(Box::new(bound), task.custody.revision);
         self.by_provider.entry(from).or_default().insert(id);
         if let Some(region) = self.directory.get_mut(from) {
             region.keeps();

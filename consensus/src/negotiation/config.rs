@@ -52,6 +52,8 @@ pub struct NegotiationConfig {
     pub provider: ProviderPolicy,
     /// What the choice weighs.
     pub weights: Weights,
+    /// How tasks are kept with other members.
+    pub custody: crate::custody::CustodyConfig,
 }
 
 impl Default for NegotiationConfig {
@@ -78,6 +80,7 @@ impl Default for NegotiationConfig {
             digest_age_ms_max: 30_000,
             provider: ProviderPolicy::default(),
             weights: Weights::default(),
+            custody: crate::custody::CustodyConfig::default(),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! How tasks end: on request, by their deadline, or because no region can take them.
 
-use super::action::PersistId;
 use super::event::{Actor, EventKind, TaskState};
 use super::message::{Attempt, Message};
 use super::origin::{Due, Origin};
 use super::outbox::Outbox;
 use super::record::Record;
 use super::task::{Bound, Phase};
-use crate::custody::{CancelMark, EndMark, Quorum};
+use crate::custody::{CancelMark, EndMark};
 use crate::time::Now;
-use cpi::ids::{ContentDigest, TaskId};
+use cpi::ids::{ContentDigest, MemberId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 
 impl Origin {
@@ -48,7 +47,7 @@ impl Origin {
                 out.send_after(persist, to, Message::Cancel(attempt));
                 self.rearm(id);
             }
-            Phase::Collecting(..) | Phase::Ending(_) => {
+            Phase::Collecting(..) | Phase::Ending(..) => {
                 out.persist(task.take_records());
             }
         }
@@ -61,29 +60,57 @@ impl Origin {
         let mark = EndMark {
             fence: None,
             digest: ContentDigest::of(reason.to_string().as_bytes()),
-            reason: Some(reason.clone()),
+            reason: Some(reason),
             outcome: None,
             at: now.wall,
         };
         if task.custody.end(mark).is_err() {
             return;
         }
-        let cancelled = reason.code == ReasonCode::Cancelled;
-        let state = if cancelled { TaskState::Cancelled } else { TaskState::Failed };
-        let me = self.me;
-        task.tell(now, Actor::Origin(me), EventKind::Ended, state, Some(reason.clone()), None, None, String::new());
-        *self.stats.failed.entry(reason.code).or_default() += 1;
-        self.record_end(id, out);
+        self.record_end(id, None, out);
     }
 
     /// Writes the end down; it takes effect once enough disks have it.
-    pub(super) fn record_end(&mut self, id: TaskId, out: &mut Outbox) -> Option<PersistId> {
-        let task = self.tasks.get_mut(&id)?;
-        task.phase = Phase::Ending(Quorum::of(&task.custody.custodians));
-        let persist = out.persist(task.take_records());
-        self.persists.push_back((persist, id));
+    pub(super) fn record_end(&mut self, id: TaskId, ack: Option<(MemberId, Attempt)>, out: &mut Outbox) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        out.persist(task.take_records());
+        task.phase = Phase::Ending(task.custody.revision, ack);
         self.timers.disarm(Due::Task(id));
-        Some(persist)
+    }
+
+    /// The end counts: it is told, the provider forgets its run, and nothing more will happen.
+    pub(super) fn close(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Some(end) = task.custody.end.clone() else { return };
+        let state = match &end.reason {
+            None => TaskState::Succeeded,
+            Some(reason) if reason.code == ReasonCode::Cancelled => TaskState::Cancelled,
+            Some(_) => TaskState::Failed,
+        };
+        match &end.reason {
+            None => self.stats.succeeded += 1,
+            Some(reason) => *self.stats.failed.entry(reason.code).or_default() += 1,
+        }
+        let binding = task.custody.binding.as_ref().filter(|b| end.fence == Some(b.fence));
+        let (member, target) = (binding.map(|b| b.provider), binding.map(|b| b.target.clone()));
+        let ack = match &task.phase {
+            Phase::Ending(_, ack) => *ack,
+            _ => binding.map(|b| (b.provider, Attempt { task: id, fence: b.fence })),
+        };
+        let actor = Actor::Origin(self.me);
+        task.tell(now, actor, EventKind::Ended, state, end.reason, member, target, String::new());
+        task.custody.closed = true;
+        let persist = out.persist(task.take_records());
+        if let Some((to, attempt)) = ack {
+            out.send_after(persist, to, Message::EndAck(attempt));
+        }
+        self.forget(id);
+    }
+
+    /// Another custodian decides for the task from here on: everything that this origin had under way is let go.
+    pub fn give_up_task(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
+        self.leave_phase(now, id, out);
+        self.forget(id);
     }
 
     /// Lets go of everything that the present phase holds: queue places, asked regions, the provider's index.
@@ -105,7 +132,7 @@ impl Origin {
             Phase::Binding(bound, _) | Phase::Bound(bound) | Phase::Collecting(bound, _) => {
                 self.unbind(id, &bound);
             }
-            Phase::Ending(quorum) => task.phase = Phase::Ending(quorum),
+            Phase::Ending(revision, ack) => task.phase = Phase::Ending(revision, ack),
         }
     }
 

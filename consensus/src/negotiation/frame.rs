@@ -14,7 +14,7 @@ pub const FRAME_BYTES_MAX: usize = 256 << 10;
 const FRAME_BYTES_FULL: usize = 96 << 10;
 /// The most messages in one frame.
 const MESSAGES_MAX: usize = 512;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Why a frame was refused.
 #[derive(Debug, thiserror::Error)]

@@ -93,6 +93,20 @@ pub enum Input {
         /// What.
         message: Message,
     },
+    /// A custodian says something.
+    Custody {
+        /// Who.
+        from: MemberId,
+        /// What.
+        message: Box<crate::custody::Message>,
+    },
+    /// The answer to [`super::Action::Load`].
+    Loaded {
+        /// The task.
+        task: TaskId,
+        /// What the disk has of it.
+        found: Option<crate::custody::Found>,
+    },
     /// All persists up to this one are on disk.
     Persisted {
         /// The newest.

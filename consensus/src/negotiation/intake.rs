@@ -3,6 +3,7 @@
 use super::action::Action;
 use super::event::{Actor, EventKind, TaskState};
 use super::input::Submission;
+use super::message::Message;
 use super::need::Wishes;
 use super::origin::{Due, Origin};
 use super::outbox::Outbox;
@@ -10,13 +11,14 @@ use super::record::{Record, RestoredTask, TaskRecord};
 use super::task::{Bound, Phase, Task};
 use crate::custody::CustodyRecord;
 use crate::time::Now;
+use cpi::ids::MemberId;
 use cpi::reason::{Reason, ReasonCode};
 use cpi::task::TaskSpec;
 use std::collections::BTreeSet;
 
 impl Origin {
-    /// Takes a task in.
-    pub fn submit(&mut self, now: Now, submission: Submission, out: &mut Outbox) {
+    /// Takes a task in, to be kept by `custodians`; this member is the first of them.
+    pub fn submit(&mut self, now: Now, submission: Submission, custodians: Vec<MemberId>, out: &mut Outbox) {
         let id = submission.task;
         let refusal = if self.tasks.len() >= self.config.tasks_max {
             Some(Reason::new(ReasonCode::Busy, format!("{} tasks have not ended yet", self.tasks.len())))
@@ -42,7 +44,7 @@ impl Origin {
         let mut task = Task {
             need_digest,
             deadline_at: submission.deadline_ms.map(|ms| now.mono.plus_ms(ms)),
-            custody: CustodyRecord::submitted(id, vec![self.me], self.me),
+            custody: CustodyRecord::submitted(id, custodians, self.me),
             events: 0,
             events_written: 0,
             state: TaskState::Pending,
@@ -88,7 +90,8 @@ impl Origin {
         }
     }
 
-    /// Takes up unfinished tasks after a restart. Bound ones are said to be bound again; the others ask anew.
+    /// Takes up tasks that this node holds from now on, after a restart or an adoption. Bound ones are said to be bound
+    /// again, their leases count afresh by this clock; the others ask anew; a recorded end is told.
     pub fn restore(&mut self, now: Now, tasks: Vec<RestoredTask>, out: &mut Outbox) {
         for RestoredTask { record, custody, events, state } in tasks {
             let Ok(spec) = serde_json::from_slice::<TaskSpec>(&record.document) else { continue };
@@ -119,7 +122,13 @@ impl Origin {
                 promised: None,
             };
             let me = self.me;
+            if task.custody.end.is_some() {
+                self.tasks.insert(id, task);
+                self.close(now, id, out);
+                continue;
+            }
             if let Some(binding) = task.custody.binding.clone() {
+                out.send(binding.provider, Message::Adopt(task.adoption(binding.fence)));
                 let state = if state == TaskState::Placing { TaskState::Staging } else { state };
                 let member = Some(binding.provider);
                 task.tell(now, Actor::Origin(me), EventKind::Resumed, state, None, member, None, String::new());
@@ -132,11 +141,11 @@ impl Origin {
                     lease_until: now.mono.plus_ms(self.config.lease_ttl_ms),
                     started: state == TaskState::Running,
                     fetches_failed: 0,
-                    repeat_at: now.mono,
+                    repeat_at: now.mono.plus_ms(self.config.resend_every_ms),
                 };
                 self.by_provider.entry(binding.provider).or_default().insert(id);
+                self.timers.arm(Due::Task(id), bound.repeat_at);
                 task.phase = Phase::Bound(Box::new(bound));
-                self.timers.arm(Due::Task(id), now.mono);
             } else {
                 // The fence of a round that no disk saw may have been used: leave it out.
                 task.custody.fence.attempt = task.custody.fence.attempt.saturating_add(1);

@@ -5,9 +5,9 @@
 
 use super::counter::{Counter, ROUNDS_MAX};
 use super::need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX};
-use super::outcome::{FILES_MAX, RunOutcome};
+use super::outcome::RunOutcome;
 use bytes::Bytes;
-use cpi::ids::{ContentDigest, Fence, LeaseId, MemberId, OfferId, TaskId};
+use cpi::ids::{ContentDigest, Epoch, Fence, LeaseId, MemberId, OfferId, TaskId};
 use cpi::reason::Reason;
 use cpi::resource::{Firmness, Quantity};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,8 @@ pub struct Ask {
     pub round: u8,
     /// The task document as JSON text, where the provider may commit.
     pub document: Option<Bytes>,
+    /// Who may adopt the task and so take over the lease; empty where nothing is committed.
+    pub custodians: Vec<MemberId>,
 }
 
 /// Provider to origin: yes, on these terms. Signed.
@@ -159,6 +161,21 @@ pub struct Award {
     pub limits: Limits,
     /// The task document as JSON text.
     pub document: Bytes,
+    /// Who may adopt the task and so take over the lease.
+    pub custodians: Vec<MemberId>,
+}
+
+/// Whoever decides for the task to provider: the run is bound, and answers to me from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopt {
+    /// The bound attempt.
+    pub attempt: Attempt,
+    /// The sender's epoch: a higher one than the lease has takes it over.
+    pub epoch: Epoch,
+    /// Who may adopt the task now.
+    pub custodians: Vec<MemberId>,
+    /// Whether the run shall end.
+    pub stop: bool,
 }
 
 /// Provider to origin: committed. Signed, sent once the lease is on disk.
@@ -249,6 +266,8 @@ pub struct Renewed {
     pub round: u64,
     /// Runs that are superseded, ended or unknown: stop them.
     pub superseded: Vec<Attempt>,
+    /// Runs of tasks that the sender keeps and does not decide for: it neither renews nor ends them.
+    pub unanswered: Vec<Attempt>,
 }
 
 /// The longest name, code or currency in a message, in bytes.
@@ -257,6 +276,8 @@ const NAME_BYTES_MAX: usize = 128;
 const LIST_MAX: usize = 256;
 /// The most figures of classes in one decline.
 const STATUS_MAX: usize = 16;
+/// The most custodians of a task.
+const CUSTODIANS_MAX: usize = 8;
 
 impl Target {
     fn is_bounded(&self) -> bool {
@@ -298,6 +319,8 @@ pub enum Message {
     Release(Attempt),
     /// Origin's custodians bound the provider: the run may start.
     Bound(Attempt),
+    /// A custodian decides for the task now.
+    Adopt(Adopt),
     /// Origin wants the run ended.
     Cancel(Attempt),
     /// Provider tells where the run stands.
@@ -346,8 +369,15 @@ impl Message {
                     && m.targets.len() <= TARGETS_MAX
                     && m.targets.iter().all(Target::is_bounded)
                     && m.document.as_ref().is_none_or(|d| d.len() <= DOCUMENT_BYTES_MAX)
+                    && m.custodians.len() <= CUSTODIANS_MAX
             }
-            Self::Award(m) => m.need.is_bounded() && m.target.is_bounded() && m.document.len() <= DOCUMENT_BYTES_MAX,
+            Self::Award(m) => {
+                m.need.is_bounded()
+                    && m.target.is_bounded()
+                    && m.document.len() <= DOCUMENT_BYTES_MAX
+                    && m.custodians.len() <= CUSTODIANS_MAX
+            }
+            Self::Adopt(m) => m.custodians.len() <= CUSTODIANS_MAX,
             Self::Offer(m) => m.target.is_bounded() && text(&m.currency),
             Self::Accepted(m) => m.target.is_bounded() && text(&m.currency),
             Self::Decline(m) => {
@@ -359,15 +389,10 @@ impl Message {
                         _ => true,
                     }
             }
-            Self::Ended(m) => {
-                let files = m.outcome.outputs.iter().chain(&m.outcome.logs);
-                m.outcome.outputs.len() + m.outcome.logs.len() <= FILES_MAX
-                    && files.into_iter().all(|f| f.path.len() <= 4096)
-                    && m.outcome.reason.as_ref().is_none_or(reason)
-            }
+            Self::Ended(m) => m.outcome.is_bounded(),
             Self::Gone(_, why) => reason(why),
             Self::Renew(m) => m.runs.len() <= RENEW_ITEMS_MAX,
-            Self::Renewed(m) => m.superseded.len() <= RENEW_ITEMS_MAX,
+            Self::Renewed(m) => m.superseded.len() + m.unanswered.len() <= RENEW_ITEMS_MAX,
             Self::Release(_) | Self::Bound(_) | Self::Cancel(_) | Self::Progress(..) | Self::EndAck(_) => true,
         }
     }
@@ -404,6 +429,7 @@ impl Message {
             | Self::Progress(a, _)
             | Self::EndAck(a)
             | Self::Gone(a, _) => Some(*a),
+            Self::Adopt(m) => Some(m.attempt),
             Self::Renew(_) | Self::Renewed(_) => None,
         }
     }

@@ -7,11 +7,11 @@
 //!                                       <-   Offer | Decline {reason}          signed
 //!   Award {offer}                       ->      lease on disk, then
 //!                                       <-   Accepted {lease}                  signed
-//!   (Bind on the custodians' disks)
+//!   (Bind on two custodians' disks)
 //!   Bound                               ->      inputs staged, then the run starts
 //!   Release                             ->   to the others; holds also lapse
 //!                                       <-   Progress, Renew, Ended            signed end
-//!   (outputs fetched, End on the custodians' disks)
+//!   (outputs fetched, End on two custodians' disks)
 //!   EndAck                              ->      run and results forgotten
 //! ```
 //!
@@ -19,6 +19,7 @@
 //! randomness; sign or verify; read identifiers from the registry. Drivers do that and hand it verified inputs.
 
 mod action;
+mod adopt;
 mod answers;
 mod binding;
 mod capacity;
@@ -34,6 +35,7 @@ mod hold;
 mod input;
 mod intake;
 mod judge;
+mod keeping;
 mod lease;
 mod message;
 mod need;
@@ -67,7 +69,7 @@ pub use event::{Actor, DETAIL_CHARS_MAX, EventKind, TaskEvent, TaskState};
 pub use frame::{FRAME_BYTES_MAX, OpenFrameError, StatementBatch, open_frame, seal_frames};
 pub use input::{Input, PlanRequest, RunNotice, Submission};
 pub use message::{
-    Accepted, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer,
+    Accepted, Adopt, Ask, AskMode, Attempt, Award, ClassUpdate, Decline, Ended, Limits, Message, MessageClass, Offer,
     Progress, Renew, Renewed, Target,
 };
 pub use need::{ChipNeed, DOCUMENT_BYTES_MAX, Need, VARIANTS_MAX, VariantNeed, Wishes};

@@ -6,7 +6,7 @@ use cpi::dictionary::Dictionary;
 use cpi::filter::{Filter, FilterError};
 use cpi::ids::{ContentDigest, RegionName};
 use cpi::resource::{ChipKind, ChipModel, Quantity};
-use cpi::task::{Budget, Objective, OnPartition, Resources, TaskSpec};
+use cpi::task::{Budget, Durability, Objective, OnPartition, Resources, TaskSpec};
 use cpi::units::ComputeAmount;
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +154,8 @@ pub struct Wishes {
     pub budget: Option<Budget>,
     /// What the choice prefers.
     pub objective: Objective,
+    /// On how many disks it is kept, where the task says it.
+    pub durability: Option<Durability>,
 }
 
 impl Wishes {
@@ -177,6 +179,7 @@ impl Wishes {
                 .map(|label| (label.clone(), task.env.get(label).cloned().unwrap_or_default())),
             budget: task.budget.clone(),
             objective: task.objective,
+            durability: task.durability,
         })
     }
 }

@@ -5,17 +5,19 @@ use super::config::NegotiationConfig;
 use super::digest::{ClassDigest, Digest, IDENTIFIERS_MAX, PoolDigest};
 use super::directory::Directory;
 use super::input::Input;
+use super::keeping::Keeping;
 use super::message::Message;
 use super::origin::{Origin, OriginStats};
 use super::outbox::Outbox;
 use super::provider::Provider;
 use super::record::Restored;
+use crate::custody::{self, Custodian};
 use super::shape::ShapeDigest;
 use crate::time::{Monotonic, Now};
 use cpi::dictionary::Dictionary;
 use cpi::identifier::Cpi;
 use cpi::ids::{MemberId, TaskId};
-use rand::SeedableRng as _;
+use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
@@ -25,10 +27,11 @@ use std::sync::Arc;
 pub struct Negotiator {
     me: MemberId,
     incarnation: u64,
-    origin: Origin,
+    pub(super) origin: Origin,
     provider: Provider,
+    pub(super) keeping: Keeping,
     rng: ChaCha8Rng,
-    out: Outbox,
+    pub(super) out: Outbox,
 }
 
 impl Negotiator {
@@ -42,7 +45,9 @@ impl Negotiator {
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let own = ChaCha8Rng::from_rng(&mut rng);
+        let custodian = Custodian::new(me, config.custody.clone(), rng.next_u64());
         Self {
+            keeping: Keeping::new(custodian),
             me,
             incarnation,
             origin: Origin::new(me, config.clone(), dictionary, own),
@@ -52,10 +57,12 @@ impl Negotiator {
         }
     }
 
-    /// Takes up what was on disk. Call it once, after the pools are known and before anything else comes in.
+    /// Takes up what was on disk. Call it once, after the pools are known and before anything else comes in. Tasks go on
+    /// once their custodians promised this node a higher epoch.
     pub fn restore(&mut self, now: Now, restored: Restored) {
         self.provider.restore(now, restored.leases, &mut self.out);
-        self.origin.restore(now, restored.tasks, &mut self.out);
+        self.keeping.custodian.restore(now, restored.tasks);
+        self.settle_custody(now);
     }
 
     /// Who it decides for.
@@ -67,16 +74,26 @@ impl Negotiator {
     pub fn handle(&mut self, now: Now, input: Input) {
         let (origin, provider, out) = (&mut self.origin, &mut self.provider, &mut self.out);
         match input {
-            Input::Submit(submission) => origin.submit(now, *submission, out),
+            Input::Submit(submission) => {
+                let custodians =
+                    self.keeping.custodian.choose(&submission.need.residency, submission.wishes.durability);
+                origin.submit(now, *submission, custodians, out);
+            }
             Input::Plan(request) => origin.plan(now, *request, out),
-            Input::Cancel { task, principal } => origin.cancel(now, task, principal, out),
+            Input::Cancel { task, principal } if origin.has(task) => origin.cancel(now, task, principal, out),
+            Input::Cancel { .. } | Input::Custody { .. } | Input::Loaded { .. } => self.tell_custodian(now, input),
             Input::Message { from, message } => self.message(now, from, message),
-            Input::Persisted { up_to } => origin.persisted(now, up_to, out),
+            Input::Persisted { up_to } => self.keeping.persisted(now, up_to),
             Input::Member { member, place, active } => {
                 provider.learn_place(member, &place);
+                let (city, country) = (place.city.clone(), place.country.clone());
+                self.keeping.custodian.handle(now, custody::Input::Member { member, city, country, active });
                 origin.directory_mut().admit(member, place, active);
             }
-            Input::MemberGone(member) => origin.member_gone(now, member, out),
+            Input::MemberGone(member) => {
+                self.keeping.custodian.handle(now, custody::Input::Gone(member));
+                origin.member_gone(now, member, out);
+            }
             Input::Digest(digest) => {
                 let member = digest.member;
                 if origin.directory_mut().learn(digest, now.mono) {
@@ -84,6 +101,8 @@ impl Negotiator {
                 }
             }
             Input::Rtt { member, rtt_ms } => {
+                let reachable = rtt_ms.is_some();
+                self.keeping.custodian.handle(now, custody::Input::Reachable { member, reachable });
                 if let Some(region) = origin.directory_mut().get_mut(member) {
                     let back = region.rtt_ms.is_none() && rtt_ms.is_some();
                     region.rtt_ms = rtt_ms;
@@ -111,19 +130,23 @@ impl Negotiator {
                 }
             }
         }
+        self.settle_custody(now);
         if let Some(shapes) = self.origin.directory_mut().demand_mut().fresh(now.mono) {
             self.provider.set_shapes(shapes);
         }
         self.origin.pump(now, &mut self.out);
+        self.settle_custody(now);
     }
 
     fn message(&mut self, now: Now, from: MemberId, message: Message) {
+        let Some((message, unanswered)) = self.unless_unclaimed(message) else { return };
         let (origin, provider, rng, out) = (&mut self.origin, &mut self.provider, &mut self.rng, &mut self.out);
         match message {
             Message::Ask(ask) => provider.ask(now, from, *ask, rng, out),
             Message::Award(award) => provider.award(now, from, *award, rng, out),
             Message::Release(attempt) => provider.release(now, from, attempt, out),
             Message::Bound(attempt) => provider.bound(now, from, attempt, out),
+            Message::Adopt(adopt) => provider.adopt(now, from, adopt, out),
             Message::Cancel(attempt) => provider.cancel(now, from, attempt, out),
             Message::EndAck(attempt) => provider.end_ack(now, from, attempt, out),
             Message::Renewed(renewed) => provider.renewed(now, from, renewed, out),
@@ -133,7 +156,7 @@ impl Negotiator {
             Message::Progress(attempt, progress) => origin.progress(now, from, attempt, progress, out),
             Message::Ended(ended) => origin.ended(now, from, *ended, out),
             Message::Gone(attempt, reason) => origin.gone(now, from, attempt, reason, out),
-            Message::Renew(renew) => origin.renew(now, from, renew, out),
+            Message::Renew(renew) => origin.renew(now, from, renew, unanswered, out),
         }
     }
 
@@ -141,6 +164,9 @@ impl Negotiator {
     pub fn handle_timeout(&mut self, now: Now) {
         self.provider.handle_timeout(now, &mut self.rng, &mut self.out);
         self.origin.handle_timeout(now, &mut self.out);
+        self.settle_custody(now);
+        self.keeping.custodian.handle_timeout(now);
+        self.settle_custody(now);
     }
 
     /// The next thing to do.
@@ -152,10 +178,13 @@ impl Negotiator {
     /// When to call [`Self::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
-        match (self.origin.poll_timeout(), self.provider.poll_timeout()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let parts = [self.origin.poll_timeout(), self.provider.poll_timeout(), self.keeping.custodian.poll_timeout()];
+        parts.into_iter().flatten().min()
+    }
+
+    /// The part that keeps tasks with other members, to look at.
+    pub fn custodian(&self) -> &Custodian {
+        &self.keeping.custodian
     }
 
     /// What the origin knows of the regions.

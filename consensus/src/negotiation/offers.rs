@@ -91,6 +91,7 @@ impl Origin {
             need: task.need.clone(),
             limits: Limits { price_hour_micro_max: Some(offer.price_hour_micro), start_in_ms_max: None },
             document: task.document.clone(),
+            custodians: task.custody.custodians.clone(),
         };
         let me = self.me;
         task.tell(
@@ -234,6 +235,7 @@ impl Origin {
             ttl_ms,
             round: round_before + 1,
             document: (mode == AskMode::CommitIf).then(|| task.document.clone()),
+            custodians: task.custody.custodians.clone(),
         };
         if let Some(asked) = round.asked.get_mut(&member) {
             asked.at = now.mono;

@@ -3,11 +3,11 @@
 //! This file holds the queues and the clock work. `intake` and `ending` are a task's two ends; `placing` asks, `offers`
 //! compares, `binding` binds, `running` follows bound runs; `planning` makes plans.
 
-use super::action::PersistId;
 use super::config::NegotiationConfig;
 use super::directory::Directory;
 use super::event::{Actor, EventKind, TaskState};
 use super::judge::judge;
+use super::message::Message;
 use super::outbox::Outbox;
 use super::placing::question;
 use super::planning::Plan;
@@ -20,7 +20,7 @@ use cpi::ids::{MemberId, PlanId, TaskId};
 use cpi::reason::{Reason, ReasonCode};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Rounds begun in one call at most; the rest follows at once by timer, so that messages are not kept waiting.
@@ -75,7 +75,6 @@ pub struct Origin {
     pub(super) placing: usize,
     pub(super) plans: BTreeMap<PlanId, Plan>,
     pub(super) by_provider: BTreeMap<MemberId, BTreeSet<TaskId>>,
-    pub(super) persists: VecDeque<(PersistId, TaskId)>,
     pub(super) timers: Timers<Due>,
     pub(super) rng: ChaCha8Rng,
     pub(super) spreader: Spreader,
@@ -96,7 +95,6 @@ impl Origin {
             placing: 0,
             plans: BTreeMap::new(),
             by_provider: BTreeMap::new(),
-            persists: VecDeque::new(),
             timers: Timers::default(),
             rng,
             spreader: Spreader::default(),
@@ -150,7 +148,7 @@ impl Origin {
     fn task_due(&mut self, now: Now, id: TaskId, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if !task.expired && task.deadline_at.is_some_and(|at| at <= now.mono) {
-            if matches!(task.phase, Phase::Collecting(..) | Phase::Ending(_)) {
+            if matches!(task.phase, Phase::Collecting(..) | Phase::Ending(..)) {
                 // The run ended in time: bringing its results here is not the task's time.
                 task.deadline_at = None;
             } else {
@@ -160,7 +158,7 @@ impl Origin {
             }
         }
         match &task.phase {
-            Phase::Ready | Phase::Ending(_) | Phase::Binding(..) => self.rearm(id),
+            Phase::Ready | Phase::Ending(..) | Phase::Binding(..) => self.rearm(id),
             Phase::Waiting => {
                 let rank = task.rank();
                 task.phase = Phase::Ready;
@@ -236,26 +234,24 @@ impl Origin {
         }
     }
 
-    /// Records are on disk: bindings and ends take effect.
-    pub fn persisted(&mut self, now: Now, up_to: PersistId, out: &mut Outbox) {
-        while self.persists.front().is_some_and(|(id, _)| *id <= up_to) {
-            let Some((_, id)) = self.persists.pop_front() else { return };
-            self.synced(now, id, self.me, out);
+    /// Enough custodians have this revision of a task on disk: bindings and ends take effect.
+    pub fn counted(&mut self, now: Now, id: TaskId, revision: u64, out: &mut Outbox) {
+        match self.tasks.get(&id).map(|task| &task.phase) {
+            Some(Phase::Binding(_, wanted)) if *wanted <= revision => self.take_effect(now, id, out),
+            Some(Phase::Ending(wanted, _)) if *wanted <= revision => self.close(now, id, out),
+            _ => {}
         }
     }
 
-    /// A custodian has the newest step of a task on disk.
-    pub fn synced(&mut self, now: Now, id: TaskId, custodian: MemberId, out: &mut Outbox) {
+    /// The custodians of a held task change.
+    pub fn reseat(&mut self, id: TaskId, custodians: Vec<MemberId>, former: Option<Vec<MemberId>>, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        let (quorum, ending) = match &mut task.phase {
-            Phase::Binding(_, quorum) => (quorum, false),
-            Phase::Ending(quorum) => (quorum, true),
-            _ => return,
-        };
-        if !quorum.synced_by(custodian) {
-            return;
+        task.custody.custodians = custodians;
+        task.custody.former = former;
+        out.persist(task.take_records());
+        if let Phase::Bound(bound) = &task.phase {
+            out.send(bound.provider, Message::Adopt(task.adoption(bound.fence)));
         }
-        if ending { self.forget(id) } else { self.take_effect(now, id, out) }
     }
 
     /// Lets a task wait with its reason until its next round.

@@ -164,6 +164,7 @@ impl Origin {
                 ttl_ms,
                 round: 1,
                 document: (mode == AskMode::CommitIf).then(|| task.document.clone()),
+                custodians: task.custody.custodians.clone(),
             };
             let taken = candidate.targets.first().map(|t| (t.clone(), candidate.quantity));
             if let (Some(region), Some((target, quantity))) = (self.directory.get_mut(member), &taken) {

@@ -255,6 +255,7 @@ impl Origin {
             need: task.need.clone(),
             limits: Limits { price_hour_micro_max: Some(offer.price_hour_micro), start_in_ms_max: None },
             document: task.document.clone(),
+            custodians: task.custody.custodians.clone(),
         };
         let mode = AskMode::Hold { ttl_ms: offer.hold_ms };
         let taken = Some((offer.target.clone(), offer.quantity));
@@ -283,5 +284,6 @@ fn ask(request: &PlanRequest, candidate: &Ranked, fence: Fence, mode: AskMode) -
         ttl_ms: 5_000,
         round: 1,
         document: None,
+        custodians: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use super::rank::Decision;
 use crate::custody::CustodyRecord;
 use crate::time::Timestamp;
 use bytes::Bytes;
-use cpi::ids::{Fence, LeaseId, MemberId, TaskId};
+use cpi::ids::{Epoch, Fence, LeaseId, MemberId, TaskId};
 use cpi::resource::{Firmness, Quantity};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct LeaseRecord {
     pub attempt: Attempt,
     /// The lease.
     pub lease: LeaseId,
-    /// Whose task.
+    /// Who decides for the task: its origin, or the custodian that adopted it.
     pub origin: MemberId,
     /// Where.
     pub target: Target,
@@ -57,6 +57,10 @@ pub struct LeaseRecord {
     pub need: cpi::ids::ContentDigest,
     /// Whether the run goes on when the lease lapses.
     pub finish_on_partition: bool,
+    /// Who may adopt the task; one that does becomes `origin` here.
+    pub custodians: Vec<MemberId>,
+    /// The epoch of whoever decides for the task.
+    pub epoch: Epoch,
     /// The document as JSON text.
     pub document: Bytes,
     /// How far it came.
@@ -128,6 +132,8 @@ pub struct RunGrant {
     pub lease: LeaseId,
     /// Whose task: inputs are fetched from there.
     pub origin: MemberId,
+    /// Who keeps it: inputs may be fetched there, too, and results by them.
+    pub custodians: Vec<MemberId>,
     /// Where.
     pub target: Target,
     /// What it may use.
@@ -147,6 +153,7 @@ impl LeaseRecord {
             attempt: self.attempt,
             lease: self.lease,
             origin: self.origin,
+            custodians: self.custodians.clone(),
             target: self.target.clone(),
             quantity: self.quantity,
             document: self.document.clone(),

@@ -45,7 +45,6 @@ impl Origin {
         let me = self.me;
         match &mut task.phase {
             Phase::Bound(bound) => {
-                let attempt = Attempt { task: id, fence: bound.fence };
                 if bound.lease_until <= now.mono {
                     if finish {
                         // The run goes on by agreement: no other attempt until its end is known.
@@ -74,8 +73,9 @@ impl Origin {
                     }
                 } else if bound.repeat_at <= now.mono && (stopping || !bound.acknowledged) {
                     bound.repeat_at = now.mono.plus_ms(resend_ms);
-                    let message = if stopping { Message::Cancel(attempt) } else { Message::Bound(attempt) };
-                    out.send(bound.provider, message);
+                    // With the epoch, since the provider may answer to another custodian still.
+                    let (to, fence) = (bound.provider, bound.fence);
+                    out.send(to, Message::Adopt(task.adoption(fence)));
                 }
             }
             Phase::Collecting(bound, outcome) if bound.repeat_at <= now.mono => {
@@ -160,8 +160,9 @@ impl Origin {
         self.rearm(attempt.task);
     }
 
-    /// A provider asks to renew its runs.
-    pub(super) fn renew(&mut self, now: Now, from: MemberId, renew: Renew, out: &mut Outbox) {
+    /// A provider asks to renew its runs. Those that this node keeps and does not decide for are `unanswered`: neither
+    /// renewed nor superseded by it.
+    pub(super) fn renew(&mut self, now: Now, from: MemberId, renew: Renew, unanswered: Vec<Attempt>, out: &mut Outbox) {
         let until = now.mono.plus_ms(self.config.lease_ttl_ms);
         let mut superseded = Vec::new();
         let mut seen = BTreeSet::new();
@@ -185,7 +186,7 @@ impl Origin {
                 superseded.push(*attempt);
             }
         }
-        out.send(from, Message::Renewed(Renewed { round: renew.round, superseded }));
+        out.send(from, Message::Renewed(Renewed { round: renew.round, superseded, unanswered }));
         if !renew.complete {
             return;
         }
@@ -216,7 +217,7 @@ impl Origin {
         if !task.is_bound_to(from, &attempt) {
             // A fenced-off run, or a round that this run's acceptance never reached: its result does not count.
             let in_hand = matches!(&task.phase, Phase::Placing(round) if round.fence == attempt.fence);
-            let ending = matches!(&task.phase, Phase::Ending(_));
+            let ending = matches!(&task.phase, Phase::Ending(..));
             if !in_hand && !ending {
                 out.send(from, Message::EndAck(attempt));
             }
@@ -326,23 +327,8 @@ impl Origin {
         if task.custody.end(mark).is_err() {
             return;
         }
-        let state = match &reason {
-            None => TaskState::Succeeded,
-            Some(r) if r.code == ReasonCode::Cancelled => TaskState::Cancelled,
-            Some(_) => TaskState::Failed,
-        };
-        match &reason {
-            None => self.stats.succeeded += 1,
-            Some(reason) => *self.stats.failed.entry(reason.code).or_default() += 1,
-        }
-        let me = self.me;
-        let target = task.custody.binding.as_ref().map(|b| b.target.clone());
-        let member = Some(bound.provider);
-        task.tell(now, Actor::Origin(me), EventKind::Ended, state, reason, member, target, String::new());
         self.unbind(id, &bound);
-        if let Some(persist) = self.record_end(id, out) {
-            out.send_after(persist, bound.provider, Message::EndAck(attempt));
-        }
+        self.record_end(id, Some((bound.provider, attempt)), out);
     }
 
     /// A bound run is gone: another attempt, or the end if none is left.

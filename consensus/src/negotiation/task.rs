@@ -1,12 +1,12 @@
 //! One task at its origin: what was asked for, what is on record, and where it stands.
 
 use super::event::{Actor, DETAIL_CHARS_MAX, EventKind, TaskEvent, TaskState};
-use super::message::{Attempt, Target};
+use super::message::{Adopt, Attempt, Target};
 use super::need::{Need, Wishes};
 use super::outcome::RunOutcome;
 use super::record::Record;
 use super::round::Round;
-use crate::custody::{CustodyRecord, Quorum};
+use crate::custody::CustodyRecord;
 use crate::time::{Monotonic, Now};
 use bytes::Bytes;
 use cpi::ids::{ContentDigest, Fence, MemberId, TaskId};
@@ -24,14 +24,14 @@ pub enum Phase {
     Waiting,
     /// Asks regions.
     Placing(Box<Round>),
-    /// A region accepted; the custodians are recording it.
-    Binding(Box<Bound>, Quorum),
+    /// A region accepted; the custodians are recording this revision.
+    Binding(Box<Bound>, u64),
     /// A region runs it.
     Bound(Box<Bound>),
     /// The run ended; its results are being brought here.
     Collecting(Box<Bound>, Box<RunOutcome>),
-    /// The end is being recorded.
-    Ending(Quorum),
+    /// The end is being recorded with this revision; then that provider is told.
+    Ending(u64, Option<(MemberId, Attempt)>),
 }
 
 /// A bound run as its origin sees it.
@@ -146,9 +146,12 @@ impl Task {
         }));
     }
 
-    /// All that waits to be written, the custody record with it.
+    /// All that waits to be written, the custody record with it as its next revision.
     pub fn take_records(&mut self) -> Vec<Record> {
         self.events_written = self.events;
+        self.custody.revision += 1;
+        self.custody.events = self.events;
+        self.custody.state = self.state;
         let mut records = std::mem::take(&mut self.unwritten);
         records.push(Record::Custody(Box::new(self.custody.clone())));
         records
@@ -158,6 +161,16 @@ impl Task {
     pub fn drop_unwritten(&mut self) {
         self.unwritten.clear();
         self.events = self.events_written;
+    }
+
+    /// What its provider is told when this node decides for it anew.
+    pub fn adoption(&self, fence: Fence) -> Adopt {
+        Adopt {
+            attempt: Attempt { task: self.id(), fence },
+            epoch: self.custody.written,
+            custodians: self.custody.custodians.clone(),
+            stop: self.custody.cancel.is_some() || self.expired,
+        }
     }
 
     /// The bound run, if there is one.

@@ -27,6 +27,13 @@ impl<K: Ord + Copy> Timers<K> {
         self.due.insert((at, key));
     }
 
+    /// Sets the key's timer, unless it is set already.
+    pub fn arm_once(&mut self, key: K, at: Monotonic) {
+        if !self.of.contains_key(&key) {
+            self.arm(key, at);
+        }
+    }
+
     /// Forgets the key's timer.
     pub fn disarm(&mut self, key: K) {
         if let Some(old) = self.of.remove(&key) {

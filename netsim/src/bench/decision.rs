@@ -5,6 +5,7 @@ use crate::experiment::{Experiment, Weather};
 use crate::report::Report;
 use crate::trace::Detail;
 use anyhow::Context as _;
+use cpi::task::Durability;
 use std::path::PathBuf;
 
 /// What is asked of it.
@@ -45,6 +46,7 @@ pub fn experiment(ask: &Ask, seed: u64) -> anyhow::Result<Experiment> {
     let mut experiment = Experiment::new(&title, seed, sites, servers, tasks);
     experiment.rtt_ms = rtt_ms;
     experiment.policy.commit_if = !ask.compare;
+    experiment.durability = Durability::Quorum;
     if !ask.fair {
         experiment.weather = Weather { loss_permille: 10, jitter_permille: 50, down: Some(down), dies_at_s: None };
     }
@@ -80,6 +82,7 @@ pub fn run(ask: &Ask) -> anyhow::Result<()> {
     println!("  comparison: decisions           {}", each(&|r| r.comparison.count as f64, 0));
     println!("  before comparing, p50, ms       {}", each(&|r| r.before_comparing_ms.p50, 1));
     println!("  custody after acceptance, p50   {}", each(&|r| r.custody_ms.p50, 1));
+    println!("  custody after acceptance, p99   {}", each(&|r| r.custody_ms.p99, 1));
     println!("  success of the feasible, %      {}", each(&|r| r.placement_success * 100.0, 4));
     println!(
         "  across architectures, %         {}",

@@ -12,6 +12,7 @@ const BOUND_MS: u64 = 60_000;
 pub struct DuplicatesStop {
     since: BTreeMap<TaskId, u64>,
     healed_ms: u64,
+    parted: bool,
 }
 
 impl Invariant for DuplicatesStop {
@@ -21,10 +22,16 @@ impl Invariant for DuplicatesStop {
 
     fn observe(&mut self, now_ms: u64, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
+            Fact::Parted => {
+                self.parted = true;
+                Ok(())
+            }
             Fact::Healed => {
+                self.parted = false;
                 self.healed_ms = now_ms;
                 Ok(())
             }
+            Fact::Active { .. } if self.parted => Ok(()),
             Fact::Active { task, runs } if *runs > 1 => {
                 let since = *self.since.entry(*task).or_insert(now_ms);
                 let from = since.max(self.healed_ms);

@@ -60,6 +60,8 @@ pub enum Fact<'a> {
         node: usize,
         /// Which.
         task: TaskId,
+        /// How many disks have it, by the answer.
+        disks: usize,
     },
     /// A run began.
     RunStarted {
@@ -90,6 +92,8 @@ pub enum Fact<'a> {
         /// Which.
         attempt: Attempt,
     },
+    /// Regions were cut off from each other.
+    Parted,
     /// Cuts ended or nodes came back.
     Healed,
     /// A replica of the registry answered a read.

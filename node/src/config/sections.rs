@@ -6,6 +6,7 @@ use super::section::section;
 use adapters::host::Limits;
 use cpi::ids::{ContentDigest, RegionName};
 use cpi::resource::RegionPlace;
+use cpi::task::Durability;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -197,6 +198,16 @@ section! {
         pub egress_gib_micro: u64 = 0,
         /// How far own prices fall, in permille, for an origin that comes back with a higher limit, 0 to 1000. In three rounds.
         pub discount_permille_max: u32 = 0,
+        /// How tasks of this node are kept that do not say it themselves. `quorum`: by two other members, too, so that one of
+        /// them goes on when this node is lost. `local`: on this node's disk alone.
+        pub durability: Durability = Durability::Local,
+        /// Milliseconds of silence after which another custodian adopts a task, 2000 to 3600000. Below `lease_ttl_ms`, a live
+        /// run goes on without a break.
+        pub custody_orphan_after_ms: u64 = 15_000,
+        /// Milliseconds that a returned origin must be heard before its tasks are handed back, 1000 to 3600000.
+        pub custody_return_after_ms: u64 = 10_000,
+        /// Milliseconds of silence after which another member takes a lost custodian's place, 10000 to 604800000.
+        pub custody_replace_after_ms: u64 = 600_000,
         /// Countries whose regions may run tasks here; empty for all.
         pub accept_countries: Vec<String> = Vec::new(),
     }

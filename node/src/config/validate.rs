@@ -139,6 +139,9 @@ impl Check {
         self.range("negotiation.hold_ttl_ms", negotiation.hold_ttl_ms, 100..=5_000);
         self.range("negotiation.plan_hold_ttl_ms", negotiation.plan_hold_ttl_ms, 1_000..=60_000);
         self.range("negotiation.lease_ttl_ms", negotiation.lease_ttl_ms, 5_000..=600_000);
+        self.range("negotiation.custody_orphan_after_ms", negotiation.custody_orphan_after_ms, 2_000..=3_600_000);
+        self.range("negotiation.custody_return_after_ms", negotiation.custody_return_after_ms, 1_000..=3_600_000);
+        self.range("negotiation.custody_replace_after_ms", negotiation.custody_replace_after_ms, 10_000..=604_800_000);
         self.range("negotiation.digest_interval_ms", negotiation.digest_interval_ms, 200..=600_000);
         self.range("negotiation.digest_ttl_ms", negotiation.digest_ttl_ms, 1_000..=3_600_000);
         self.range("negotiation.retry_ms_min", negotiation.retry_ms_min, 50..=600_000);

@@ -1,10 +1,10 @@
 //! A custodian's disk: the rows of tasks, custody, history and leases in the node's records, and how they are read back.
 //!
 //! Every row has a format version in front. Rows of one persist become durable together; the negotiation driver speaks
-//! only afterwards. With one custodian per task (`durability: local`) this node's records are the whole quorum.
+//! only afterwards. A task that is not closed has an open row, whether this node decides for it or follows.
 
 use consensus::codec::{self, CodecError, FRAME_BYTES_MAX};
-use consensus::custody::CustodyRecord;
+use consensus::custody::{CustodyRecord, Found};
 use consensus::negotiation::{
     Attempt, Decision, LeaseRecord, Record, Restored, RestoredTask, TaskEvent, TaskRecord, TaskState,
 };
@@ -27,7 +27,13 @@ const OPEN: Table = Table(b'O');
 /// Idempotency keys that outlive their task, by the time of their submission.
 const LEFT_KEY: Table = Table(b'X');
 const NODE: Table = Table(b'N');
-const VERSION: u8 = 2;
+/// Tasks of other origins that this node keeps.
+const KEPT: Table = Table(b'F');
+/// What stays of a task that several members kept, for [`GONE_MS`] after its submission.
+const GONE: Table = Table(b'G');
+/// How long a custodian may have been away and still learn that a task ended, in ms: 400 days.
+const GONE_MS: u64 = 400 * 24 * 3_600_000;
+const VERSION: u8 = 3;
 const INCARNATION: &[u8] = b"incarnation";
 const DRAINING: &[u8] = b"draining";
 /// In front of a pool's name.
@@ -178,12 +184,13 @@ impl TaskRecords {
                 }
             }
             Record::Kept(task) => {
+                batch.put(KEPT, &task.task.0, &[]);
                 batch.put(TASK, &task.task.0, &encode(task));
                 batch.put(OPEN, &task.task.0, &[]);
             }
             Record::Custody(custody) => {
                 batch.put(CUSTODY, &custody.task.0, &encode(custody));
-                if custody.end.is_some() {
+                if custody.closed {
                     batch.delete(OPEN, &custody.task.0);
                 }
             }
@@ -263,9 +270,8 @@ impl TaskRecords {
             let Ok(id) = <[u8; 16]>::try_from(key) else { return Ok(()) };
             let id = TaskId(id);
             if let (Some(record), Some(custody)) = (self.task(id)?, self.custody(id)?) {
-                let summary = self.summary(id)?.unwrap_or_default();
-                let task = RestoredTask { record, custody, events: summary.events, state: summary.state };
-                restored.tasks.push(task);
+                let (events, state) = (custody.events, custody.state);
+                restored.tasks.push(RestoredTask { record, custody, events, state });
             }
             Ok(())
         })?;
@@ -317,6 +323,33 @@ impl TaskRecords {
     /// [`TaskRecordsError`].
     pub fn custody(&self, task: TaskId) -> Result<Option<CustodyRecord>, TaskRecordsError> {
         self.row(CUSTODY, &task.0)
+    }
+
+    /// A task with its custody record, as last written.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn find(&self, task: TaskId) -> Result<Option<Found>, TaskRecordsError> {
+        let (Some(record), Some(custody)) = (self.task(task)?, self.custody(task)?) else {
+            return Ok(self.row::<CustodyRecord>(GONE, &task.0)?.map(|custody| Found::Gone(Box::new(custody))));
+        };
+        let (events, state) = (custody.events, custody.state);
+        Ok(Some(Found::Task(Box::new(RestoredTask { record, custody, events, state }))))
+    }
+
+    /// Removes what stayed of tasks that were submitted long ago. Blocking.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn forget_gone(&self, now_ms: u64) -> Result<(), TaskRecordsError> {
+        // a task's id begins with 48 bits of time
+        let before = (u128::from(now_ms.saturating_sub(GONE_MS)) << 80).to_be_bytes();
+        if self.records.scan(GONE, &[], None, 1)?.first().is_some_and(|(oldest, _)| oldest[..] < before[..]) {
+            let mut batch = RecordBatch::default();
+            batch.delete_range(GONE, &[], &before);
+            self.records.write_blocking(batch)?;
+        }
+        Ok(())
     }
 
     /// A task's summary.
@@ -371,7 +404,20 @@ impl TaskRecords {
         })
     }
 
-    /// Adds the removal of an ended task to a batch: all its rows, and its idempotency key where it is still its own. A key
+    /// Visits the tasks of other origins that this node keeps. Blocking.
+    ///
+    /// # Errors
+    /// [`TaskRecordsError`].
+    pub fn each_kept(&self, mut visit: impl FnMut(TaskId)) -> Result<(), TaskRecordsError> {
+        self.each(KEPT, |key, _| {
+            if let Ok(id) = <[u8; 16]>::try_from(key) {
+                visit(TaskId(id));
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds the removal of an ended task to a batch: all its rows but a mark that it ended where others kept it, too, and its idempotency key where it is still its own. A key
     /// that was first used after `keys_before` stays, for [`Self::forget_keys`] to remove later.
     ///
     /// # Errors
@@ -379,11 +425,14 @@ impl TaskRecords {
     pub fn remove(
         &self,
         batch: &mut RecordBatch,
-        task: &TaskRecord,
+        (task, custody): (&TaskRecord, &CustodyRecord),
         keys_before: Timestamp,
     ) -> Result<(), TaskRecordsError> {
         let id = task.task.0;
-        for table in [TASK, CUSTODY, SUMMARY, OPEN] {
+        if custody.seats().count() > 1 {
+            batch.put(GONE, &id, &encode(&custody.tombstone()));
+        }
+        for table in [TASK, CUSTODY, SUMMARY, OPEN, KEPT] {
             batch.delete(table, &id);
         }
         let until = u128::from_be_bytes(id).saturating_add(1).to_be_bytes();

@@ -3,6 +3,8 @@
 pub mod backends;
 mod batches;
 pub mod custody;
+pub mod custody_copies;
+pub mod custody_frames;
 pub mod digests;
 pub mod gossip;
 pub mod members;

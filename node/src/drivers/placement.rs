@@ -24,6 +24,7 @@ use crate::services::task_retention::{TaskRetention, keep_swept};
 use crate::services::tasks::{TaskParts, TaskService};
 use adapters::fake::{FakeAdapter, FakeScript};
 use adapters::local::{LocalAdapter, OpenLocalError};
+use consensus::custody::CustodyConfig;
 use consensus::envelope::Federation;
 use consensus::negotiation::{Input, NegotiationConfig, ProviderPolicy};
 use consensus::operation::OperationConfig;
@@ -272,6 +273,14 @@ fn negotiation_config(section: &NegotiationSection) -> NegotiationConfig {
         dearer_permille_max: section.dearer_permille_max,
         egress_gib_micro: section.egress_gib_micro,
         digest_age_ms_max: section.digest_ttl_ms,
+        custody: CustodyConfig {
+            durability: section.durability,
+            beat_every_ms: (section.custody_orphan_after_ms / 7).min(2_000),
+            orphan_after_ms: section.custody_orphan_after_ms,
+            return_after_ms: section.custody_return_after_ms,
+            replace_after_ms: section.custody_replace_after_ms,
+            ..defaults.custody.clone()
+        },
         provider: ProviderPolicy {
             accept_countries: section.accept_countries.clone(),
             holds_per_origin_max: u32::try_from(section.holds_per_origin_max).unwrap_or(u32::MAX),

@@ -23,6 +23,8 @@ pub struct RunLease {
     pub lease: LeaseId,
     /// Whose task: inputs are fetched from its artifact store (this node itself for own tasks).
     pub origin: MemberId,
+    /// Who keeps the task beside it: they have copies of small inputs, and may read logs and results.
+    pub custodians: Vec<MemberId>,
     /// Pool by name.
     pub pool: String,
     /// Server class by name.
@@ -37,6 +39,14 @@ pub struct RunLease {
     pub lease_ttl_ms: u64,
     /// Whether a lapse freezes the run (`on_partition = stop`).
     pub freeze_on_lapse: bool,
+}
+
+impl RunLease {
+    /// Who may read the run's logs and results: whoever decides for the task, and all who may come to.
+    pub fn readers(&self) -> Vec<MemberId> {
+        let others = self.custodians.iter().filter(|m| **m != self.origin);
+        std::iter::once(&self.origin).chain(others).copied().collect()
+    }
 }
 
 /// What the executor is told.

@@ -14,8 +14,10 @@ pub enum StreamClass {
     RaftSnapshot,
     /// Forwarded commands, pulled entries, anti-entropy, forwarded reads.
     Registry,
-    /// Asks, offers, awards, custody.
+    /// Asks, offers, awards.
     Negotiation,
+    /// States of tasks on their way to their custodians, promises, signs of life.
+    Custody,
     /// What happened to runs, and lease renewals.
     RunEvents,
     /// Live log lines of runs.
@@ -41,24 +43,26 @@ pub struct ClassLimits {
 
 impl StreamClass {
     /// All classes, in the order of their priority.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RaftControl,
         Self::RaftLog,
         Self::RaftSnapshot,
         Self::Registry,
         Self::Negotiation,
+        Self::Custody,
         Self::RunEvents,
         Self::Logs,
         Self::Digests,
         Self::Bulk,
     ];
     /// The classes that carry frames: all but `Bulk`.
-    pub(super) const FRAMED: [Self; 8] = [
+    pub(super) const FRAMED: [Self; 9] = [
         Self::RaftControl,
         Self::RaftLog,
         Self::RaftSnapshot,
         Self::Registry,
         Self::Negotiation,
+        Self::Custody,
         Self::RunEvents,
         Self::Logs,
         Self::Digests,
@@ -72,6 +76,7 @@ impl StreamClass {
             Self::RaftSnapshot => "raft_snapshot",
             Self::Registry => "registry",
             Self::Negotiation => "negotiation",
+            Self::Custody => "custody",
             Self::RunEvents => "run_events",
             Self::Logs => "logs",
             Self::Digests => "digests",
@@ -90,6 +95,7 @@ impl StreamClass {
             Self::RaftSnapshot => (2 * MIB, 16, 16 * MIB, 8),
             Self::Registry => (2 * MIB, 4096, 16 * MIB, 1024),
             Self::Negotiation => (256 * KIB, 16_384, 16 * MIB, 4096),
+            Self::Custody => (MIB, 16_384, 16 * MIB, 64),
             Self::RunEvents => (256 * KIB, 16_384, 16 * MIB, 4096),
             Self::Logs => (256 * KIB, 1024, 8 * MIB, 64),
             Self::Digests => (4 * KIB, 16, 64 * KIB, 4),
@@ -105,6 +111,7 @@ impl StreamClass {
             Self::RaftSnapshot => "/causeway/raft_snapshot/1.0.0",
             Self::Registry => "/causeway/registry/1.0.0",
             Self::Negotiation => "/causeway/negotiation/1.0.0",
+            Self::Custody => "/causeway/custody/1.0.0",
             Self::RunEvents => "/causeway/run_events/1.0.0",
             Self::Logs => "/causeway/logs/1.0.0",
             Self::Digests => "/causeway/digests/1.0.0",

@@ -104,7 +104,7 @@ impl LogService {
 
     async fn answer(&self, from: MemberId, ask: LogAsk) -> Result<LogChunk, String> {
         // one answer for what is not there and for what is another's
-        let sight = self.table.get(&ask.key).filter(|sight| sight.origin == from);
+        let sight = self.table.get(&ask.key).filter(|sight| sight.readers.contains(&from));
         let adapter = sight.and_then(|sight| sight.adapter).ok_or("no such run of yours is here")?;
         let bytes_max = usize::try_from(ask.bytes_max).unwrap_or(CHUNK_BYTES_MAX).clamp(1, CHUNK_BYTES_MAX);
         let until = tokio::time::Instant::now() + Duration::from_millis(ask.wait_ms.min(WAIT_MS_MAX));
@@ -179,7 +179,7 @@ mod tests {
         let ask =
             |offset, wait_ms| LogAsk { key: request.key, stream: LogStream::Stdout, offset, bytes_max: 100, wait_ms };
         assert!(service.answer(ORIGIN, ask(0, 0)).await.is_err(), "no such run");
-        table.set(request.key, RunSight { origin: ORIGIN, adapter: Some(Arc::new(fake.clone())) });
+        table.set(request.key, RunSight { readers: vec![ORIGIN], adapter: Some(Arc::new(fake.clone())) });
         let early = service.answer(ORIGIN, ask(0, 100)).await.unwrap();
         assert_eq!((early.bytes.len(), early.end), (0, false), "leased and not started: empty so far");
         fake.submit(request.clone()).await.unwrap();

@@ -2,15 +2,14 @@
 
 use super::task_views::{ArtifactView, EventView, PlaceView, TaskView, UsageView};
 use super::tasks::rfc3339;
+use crate::drivers::custody_copies::inputs_to_copy;
 use crate::drivers::members::KnownMembers;
 use crate::drivers::negotiation::BoardTask;
-use consensus::custody::Quorum;
 use consensus::negotiation::{Actor, TaskEvent};
-use cpi::ids::MemberId;
 use cpi::task::TaskSpec;
 
 /// A task as people see it.
-pub fn task_view(task: &BoardTask, members: &KnownMembers, me: MemberId) -> TaskView {
+pub fn task_view(task: &BoardTask, members: &KnownMembers) -> TaskView {
     let (record, custody, summary) = (&task.record, &task.custody, &task.summary);
     let name = serde_json::from_slice::<TaskSpec>(&record.document).map_or_else(|_| String::new(), |spec| spec.name);
     let place = custody.binding.as_ref().map(|binding| PlaceView {
@@ -22,10 +21,13 @@ pub fn task_view(task: &BoardTask, members: &KnownMembers, me: MemberId) -> Task
         price_hour_micro: binding.price_hour_micro,
         currency: binding.currency.clone(),
     });
-    let outcome = custody.end.as_ref().and_then(|end| end.outcome.as_ref());
-    let durability = match Quorum::of(&custody.custodians).durability() {
-        consensus::custody::Durability::Local => "local",
-        consensus::custody::Durability::Ring => "ring",
+    // A result is shown once enough custodians hold its digest.
+    let end = custody.end.as_ref().filter(|_| summary.state.is_ended());
+    let outcome = end.and_then(|end| end.outcome.as_ref());
+    let inputs = match inputs_to_copy(record) {
+        Some(files) if files.is_empty() => "none",
+        Some(_) if custody.custodians.len() > 1 => "copied",
+        _ => "origin_only",
     };
     TaskView {
         id: record.task.to_string(),
@@ -33,11 +35,14 @@ pub fn task_view(task: &BoardTask, members: &KnownMembers, me: MemberId) -> Task
         state: summary.state.as_str().to_owned(),
         reason: summary.reason.as_ref().map(Into::into),
         principal: record.principal.clone(),
-        origin: members.region(me),
+        origin: members.region(custody.origin),
+        custodians: custody.custodians.iter().map(|m| members.region(*m)).collect(),
+        holder: members.region(custody.holder()),
+        inputs_kept: inputs.to_owned(),
         place,
         fence: (custody.fence.attempt > 0).then(|| custody.fence.to_string()),
         runs: custody.runs,
-        durability: durability.to_owned(),
+        durability: task.durability.as_str().to_owned(),
         cancel_requested: custody.cancel.is_some(),
         submitted_at: rfc3339(record.submitted),
         started_at: summary.started.map(rfc3339),

@@ -28,7 +28,8 @@ impl TaskService {
     ) -> Result<LogPiece, TaskError> {
         let task = self.find(id)?;
         let me = self.parts.mesh.me();
-        if let Some(end) = &task.custody.end {
+        // A result can be read once enough custodians hold its digest.
+        if let Some(end) = task.custody.end.as_ref().filter(|_| task.summary.state.is_ended()) {
             let name = match stream {
                 LogStream::Stdout => "stdout",
                 LogStream::Stderr => "stderr",

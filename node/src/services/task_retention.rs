@@ -98,6 +98,7 @@ pub fn sweep(
 
     let keys_before = Timestamp(now_ms.saturating_sub(retention.keys_ms));
     board.records().forget_keys(keys_before)?;
+    board.records().forget_gone(now_ms)?;
     let tasks_before = now_ms.saturating_sub(retention.tasks_ms);
     let mut too_many = board.count(TaskState::is_ended).saturating_sub(retention.tasks_max);
     let mut after = None;
@@ -109,7 +110,8 @@ pub fn sweep(
             let Some(task) = board.task(id)? else { continue };
             // one that is too new to go stays although a later one may go: it ran for longer
             let old = task.summary.ended.is_some_and(|at| at.0 <= tasks_before);
-            if old || too_many > 0 {
+            // one that other members may still ask about as open is not over here
+            if task.custody.closed && (old || too_many > 0) {
                 too_many = too_many.saturating_sub(1);
                 over.push(task);
             }

@@ -103,8 +103,16 @@ pub struct TaskView {
     pub fence: Option<String>,
     /// Runs so far.
     pub runs: u32,
-    /// What the acknowledgement is worth: `local` or `ring`.
+    /// What the acknowledgement is worth: `local` (the origin's disk alone; nobody takes the task over if that is lost) or
+    /// `quorum` (two of the custodians' disks at least; another custodian takes the task over).
     pub durability: String,
+    /// The regions that keep the task, its origin first.
+    pub custodians: Vec<String>,
+    /// The custodian that decides for it now.
+    pub holder: String,
+    /// Where the inputs are kept: `none`, `copied` to the custodians, or `origin_only`: then the task may end as
+    /// `input_lost` if its origin is lost.
+    pub inputs_kept: String,
     /// Whether somebody asked to cancel it.
     pub cancel_requested: bool,
     /// RFC 3339, UTC.

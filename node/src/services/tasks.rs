@@ -31,6 +31,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, broadcast};
 const STRIPES: usize = 256;
 /// Attempts shown by `explain`.
 const ATTEMPTS_SHOWN: usize = 10;
+/// How long a cancel waits for whoever decides for the task.
+const CANCEL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the service is made of.
 pub struct TaskParts {
@@ -180,7 +182,7 @@ impl TaskService {
             plan,
         };
         match self.parts.negotiation.submit(submission).await {
-            Ok(()) => Ok(Taken { task, created: true, _turns: turns }),
+            Ok(_) => Ok(Taken { task, created: true, _turns: turns }),
             // it may be on disk already and go on after a restart: its inputs stay
             Err(SubmitError::Handle(HandleError::Stopped)) => Err(HandleError::Stopped.into()),
             Err(error) => {
@@ -271,7 +273,7 @@ impl TaskService {
     }
 
     pub(super) fn view(&self, task: &BoardTask) -> TaskView {
-        task_view(task, &self.parts.members, self.parts.mesh.me())
+        task_view(task, &self.parts.members)
     }
 
     pub(super) fn find(&self, id: TaskId) -> Result<BoardTask, TaskError> {
@@ -336,15 +338,20 @@ impl TaskService {
             return Ok(self.view(&task));
         }
         self.parts.negotiation.cancel(id, principal.to_owned()).await?;
-        // The wish is on disk before it is answered.
+        // The wish is on disk before it is answered; it may have to reach another custodian first.
+        let until = tokio::time::Instant::now() + CANCEL_PATIENCE;
         loop {
             let task = self.find(id)?;
             if task.custody.end.is_some() || task.custody.cancel.is_some() {
                 return Ok(self.view(&task));
             }
-            match watch.recv().await {
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return Err(HandleError::Stopped.into()),
+            match tokio::time::timeout_at(until, watch.recv()).await {
+                Ok(Ok(_) | Err(broadcast::error::RecvError::Lagged(_))) => {}
+                Ok(Err(broadcast::error::RecvError::Closed)) => return Err(HandleError::Stopped.into()),
+                Err(_) => {
+                    let why = format!("{} decides for it and does not answer", task.custody.holder());
+                    return Err(TaskError::Refused(cpi::reason::Reason::new(ReasonCode::PeerUnreachable, why)));
+                }
             }
         }
     }

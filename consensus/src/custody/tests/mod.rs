@@ -4,7 +4,7 @@ mod seeds;
 mod stories;
 mod strangers;
 
-use super::{Action, Binding, Custodian, CustodyConfig, CustodyRecord, Durability, EndMark, Input, Message};
+use super::{Action, Binding, Custodian, CustodyConfig, CustodyRecord, Durability, EndMark, Found, Input, Message};
 use crate::negotiation::{
     ChipNeed, Need, PersistId, Record, RestoredTask, RunOutcome, Target, TaskRecord, TaskState, VariantNeed,
 };
@@ -59,6 +59,8 @@ fn outcome(fence: Fence) -> EndMark {
 struct Disk {
     tasks: BTreeMap<TaskId, TaskRecord>,
     custody: BTreeMap<TaskId, CustodyRecord>,
+    /// What stays of removed tasks.
+    gone: BTreeMap<TaskId, CustodyRecord>,
 }
 
 impl Disk {
@@ -74,6 +76,19 @@ impl Disk {
                 _ => {}
             }
         }
+    }
+
+    /// Removes a closed task after its time, as a node's retention does.
+    fn remove(&mut self, task: TaskId) {
+        let custody = self.custody.remove(&task).expect("it is here");
+        assert!(custody.closed, "only closed tasks are removed");
+        self.tasks.remove(&task);
+        self.gone.insert(task, custody.tombstone());
+    }
+
+    fn find(&self, task: TaskId) -> Option<Found> {
+        let gone = || self.gone.get(&task).map(|custody| Found::Gone(Box::new(custody.clone())));
+        self.get(task).map(|task| Found::Task(Box::new(task))).or_else(gone)
     }
 
     fn get(&self, task: TaskId) -> Option<RestoredTask> {
@@ -189,7 +204,7 @@ impl Net {
         node.working.clear();
         node.counted.clear();
         node.synced_at_ms = self.now_ms;
-        let mut machine = Custodian::new(Self::member(index), self.config.clone(), seed, now);
+        let mut machine = Custodian::new(Self::member(index), self.config.clone(), seed);
         let open = node.disk.custody.values().filter(|c| !c.closed);
         let open = open.filter_map(|c| node.disk.get(c.task)).collect();
         machine.restore(now, open);
@@ -261,7 +276,7 @@ impl Net {
                     }
                 }
                 Action::Load { task } => {
-                    let found = self.nodes[index].cache.get(task).map(Box::new);
+                    let found = self.nodes[index].cache.find(task);
                     let now = self.now();
                     if let Some(machine) = &mut self.nodes[index].machine {
                         machine.handle(now, Input::Loaded { task, found });
@@ -383,7 +398,7 @@ impl Net {
         let id = task_id(n);
         let countries: Vec<String> = residency.iter().map(|c| (*c).to_owned()).collect();
         let machine = self.nodes[index].machine.as_ref().expect("the node is up");
-        let mut record = CustodyRecord::submitted(id, machine.choose(&countries), Self::member(index));
+        let mut record = CustodyRecord::submitted(id, machine.choose(&countries, None), Self::member(index));
         record.revision = 1;
         let task = task_record(id, residency);
         self.nodes[index].working.insert(id, record.clone());

@@ -12,7 +12,7 @@ fn three_custodians_are_named_once_and_two_disks_make_a_submission_count() {
     assert_eq!(custodians[0], 0);
     assert!(!custodians.contains(&2), "another member of the origin's city is the last choice: {custodians:?}");
     assert!(net.run_until(500, |n| n.durable.contains_key(&task)));
-    assert_eq!(net.durable[&task], Durability::Ring);
+    assert_eq!(net.durable[&task], Durability::Quorum);
     let disks = net.nodes.iter().filter(|n| n.disk.custody.contains_key(&task)).count();
     assert!(disks >= 2, "acknowledged with {disks} disks");
 }
@@ -300,4 +300,49 @@ fn a_frame_that_speaks_for_another_member_is_refused() {
     assert!(super::super::open_frame(MemberId(1), &frames[0]).is_ok());
     assert!(super::super::open_frame(MemberId(2), &frames[0]).is_err(), "only the holder of an epoch writes under it");
     assert!(super::super::open_frame(MemberId(1), &frames[0][..frames[0].len() - 1]).is_err());
+}
+
+#[test]
+fn a_removed_task_does_not_come_back_from_a_late_copy() {
+    let mut net = Net::of(30, 4);
+    let task = net.submit(0, 1, &[]);
+    net.run_for(200);
+    let custodians = net.custodians(0, task);
+    let late = custodians[2];
+    net.crash(late);
+    net.bind(0, task, 100);
+    net.run_for(500);
+    net.end(0, task);
+    net.run_for(500);
+    net.work(0, task, 1);
+    net.run_for(400_000);
+    let accepted = net.accepted[&task];
+    // Days later the two others have removed it; the third has an open copy of it on its disk.
+    for node in [0, custodians[1]] {
+        net.crash(node);
+        net.nodes[node].disk.remove(task);
+        net.restart(node);
+    }
+    net.restart(late);
+    net.run_for(300_000);
+    assert!(net.holders(task).is_empty(), "it came back to life at {:?}", net.holders(task));
+    let kept = &net.nodes[late].disk.custody[&task];
+    assert!(kept.closed, "the late one learns that it ended");
+    assert_eq!(kept.end.as_ref().map(|end| end.digest), Some(accepted));
+    assert!(net.violations.is_empty(), "{:?}", net.violations);
+}
+
+#[test]
+fn a_wish_to_cancel_outlasts_the_claim_that_it_met() {
+    let mut net = Net::of(31, 4);
+    let task = net.submit(0, 1, &[]);
+    net.run_for(200);
+    net.bind(0, task, 100);
+    net.run_for(200);
+    net.crash(0);
+    net.restart(0);
+    assert!(!net.holds(0, task), "it is claimed first");
+    net.feed(0, Input::Cancel { task, principal: "p".to_owned() });
+    assert!(net.run_until(2_000, |n| n.nodes[0].working.get(&task).is_some_and(|r| r.cancel.is_some())));
+    assert!(net.violations.is_empty(), "{:?}", net.violations);
 }

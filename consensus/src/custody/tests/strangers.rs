@@ -70,6 +70,35 @@ fn a_strangers_promise_and_state_are_not_taken() {
 }
 
 #[test]
+fn a_state_of_a_stranger_is_not_kept_without_a_witness() {
+    let (mut net, task, custodians, stranger) = kept_by_three(24);
+    let kept = record(&net, 0, task);
+    // A task of node 0 that a stranger makes up, seats itself in, and gives to the fourth node.
+    let fifth = (0..5).find(|n| !custodians.contains(n) && *n != stranger).expect("two of five");
+    let mut made_up = kept.clone();
+    made_up.task = task_id(77);
+    made_up.custodians = vec![Net::member(stranger), Net::member(custodians[1]), Net::member(fifth)];
+    made_up.written = Epoch { counter: 7, member: Net::member(stranger) };
+    made_up.promised = made_up.written;
+    let write = |record: &CustodyRecord| {
+        let task = Some(task_record(record.task, &[]));
+        Message::Write(Box::new(super::super::Write { boot: 1, record: record.clone(), task, events: Vec::new() }))
+    };
+    say(&mut net, stranger, fifth, write(&made_up));
+    net.run_for(2_000);
+    assert!(net.nodes[fifth].disk.get(made_up.task).is_none(), "nobody else promised that epoch");
+    // The same for a task that is there: a member without a seat writes under a higher epoch.
+    let mut stolen = kept.clone();
+    stolen.custodians[2] = Net::member(stranger);
+    stolen.written = Epoch { counter: 7, member: Net::member(stranger) };
+    say(&mut net, stranger, custodians[1], write(&stolen));
+    net.run_for(2_000);
+    assert_eq!(record(&net, custodians[1], task).written, kept.written, "a stranger's state was taken");
+    assert!(net.holds(0, task));
+    assert!(net.violations.is_empty(), "{:?}", net.violations);
+}
+
+#[test]
 fn counters_without_room_are_refused_and_do_not_wrap() {
     let (mut net, task, custodians, _) = kept_by_three(23);
     let from = Net::member(custodians[1]);
@@ -108,7 +137,7 @@ fn counters_without_room_are_refused_and_do_not_wrap() {
 #[test]
 fn history_goes_out_though_its_timer_came_before_the_own_disk_had_it() {
     let now = |ms| Now { mono: Monotonic(ms), wall: Timestamp(ms) };
-    let mut machine = Custodian::new(MemberId(1), CustodyConfig::default(), 1, now(0));
+    let mut machine = Custodian::new(MemberId(1), CustodyConfig::default(), 1);
     let id = task_id(1);
     let mut record = CustodyRecord::submitted(id, (1..=3).map(MemberId).collect(), MemberId(1));
     let step =

@@ -126,7 +126,7 @@ impl Provider {
                     self.decline(now, from, attempt, (ask.mode, ask.round), refusal, (Vec::new(), None), out);
                     return;
                 };
-                self.commit_fit(now, from, attempt, &ask.need, fit, document, rng, out);
+                self.commit_fit(now, from, attempt, &ask.need, fit, (document, ask.custodians), rng, out);
             }
         }
     }
@@ -140,14 +140,14 @@ impl Provider {
         attempt: Attempt,
         need: &Need,
         fit: Fit,
-        document: Bytes,
+        papers: (Bytes, Vec<MemberId>),
         rng: &mut ChaCha8Rng,
         out: &mut Outbox,
     ) {
         let slot = fit.chance.slot;
         assert!(self.book.take_at(slot, &fit.quantity), "it was found to fit");
         let terms = Terms { target: fit.target, quantity: fit.quantity, price: fit.price };
-        self.commit(now, from, attempt, need, slot, terms, document, rng, out);
+        self.commit(now, from, attempt, need, slot, terms, papers, rng, out);
     }
 
     /// An award: the held capacity becomes a lease; without the hold it is checked anew.
@@ -170,7 +170,8 @@ impl Provider {
             let hold = self.remove_hold(&attempt, true).expect("it was just found");
             let offer = hold.offer;
             let terms = Terms { target: offer.target, quantity: offer.quantity, price: offer.price_hour_micro };
-            self.commit(now, from, attempt, &award.need, hold.slot, terms, award.document, rng, out);
+            let papers = (award.document, award.custodians);
+            self.commit(now, from, attempt, &award.need, hold.slot, terms, papers, rng, out);
             return;
         }
         if let Some(code) = self.supersede(now, from, attempt, out) {
@@ -182,7 +183,10 @@ impl Provider {
         let wanted = Wanted { from, need: &award.need, limits: &award.limits, commit: false, round: ROUNDS_MAX };
         let picked = self.check(from, &award.need, mode).and_then(|()| self.pick(wanted, &targets, rng));
         match picked {
-            Ok(fit) => self.commit_fit(now, from, attempt, &award.need, fit, award.document, rng, out),
+            Ok(fit) => {
+                let papers = (award.document, award.custodians);
+                self.commit_fit(now, from, attempt, &award.need, fit, papers, rng, out);
+            }
             Err((why, retry_ms)) => {
                 let status = self.figures(&targets);
                 let reason = Reason::new(ReasonCode::HoldLost, format!("{}: {}", why.code, why.detail));

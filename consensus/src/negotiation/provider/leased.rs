@@ -38,7 +38,7 @@ impl Provider {
         need: &Need,
         slot: Slot,
         terms: Terms,
-        document: Bytes,
+        (document, custodians): (Bytes, Vec<MemberId>),
         rng: &mut ChaCha8Rng,
         out: &mut Outbox,
     ) {
@@ -56,6 +56,8 @@ impl Provider {
             currency: spec.price.currency.clone(),
             need: need.digest(),
             finish_on_partition: need.finish_on_partition,
+            custodians,
+            epoch: attempt.fence.epoch,
             document,
             phase: LeasePhase::Accepted,
             outcome: None,

@@ -19,9 +19,10 @@ impl Provider {
         let Some(position) = account.rounds.iter().position(|(round, ..)| *round == renewed.round) else { return };
         let Some((_, sent, runs)) = account.rounds.remove(position) else { return };
         let superseded: BTreeSet<Attempt> = renewed.superseded.into_iter().collect();
+        let unanswered: BTreeSet<Attempt> = renewed.unanswered.into_iter().collect();
         let until = sent.plus_ms(self.config.lease_ttl_ms);
         let mut alive = Vec::new();
-        for attempt in runs {
+        for attempt in runs.into_iter().filter(|attempt| !unanswered.contains(attempt)) {
             let Some(lease) = self.leases.get_mut(&attempt) else { continue };
             if superseded.contains(&attempt) {
                 lease.superseded = true;

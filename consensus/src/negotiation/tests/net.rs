@@ -46,7 +46,8 @@ pub struct Net {
 
 impl Net {
     /// Regions with a pool each, that know of each other.
-    pub fn of(pools: &[(u32, u64)], config: NegotiationConfig) -> Self {
+    pub fn of(pools: &[(u32, u64)], mut config: NegotiationConfig) -> Self {
+        config.custody.durability = crate::custody::Durability::Local;
         let nodes = pools.iter().enumerate().map(|(index, (servers, chips))| Node {
             member: MemberId(index as u64 + 1),
             machine: None,
@@ -93,7 +94,7 @@ impl Net {
             machine.handle(now, Input::Member { member, place: place(other), active: true });
             machine.handle(now, Input::Rtt { member, rtt_ms: Some(10) });
         }
-        let open = node.disk.custody.values().filter(|c| c.end.is_none());
+        let open = node.disk.custody.values().filter(|c| !c.closed);
         let tasks = open.filter_map(|custody| {
             let record = node.disk.tasks.get(&custody.task)?.clone();
             let (events, state) = node.disk.events.get(&custody.task).copied().unwrap_or((0, TaskState::Pending));
@@ -138,6 +139,8 @@ impl Net {
         let mut local = Vec::new();
         while let Some(action) = self.nodes[index].machine.as_mut().and_then(Negotiator::poll_action) {
             match action {
+                // Every task here is kept by its origin alone.
+                Action::Custody { .. } | Action::Load { .. } | Action::Durable { .. } => {}
                 Action::Persist { id, records } => self.nodes[index].disk.unsynced.push((id, records)),
                 Action::Send { to, message, after } => {
                     self.may_say(index, &message, after);
@@ -146,6 +149,12 @@ impl Net {
                         Some(after) => node.held.push((after, to, message)),
                         None => self.mail.push((index, to.0 as usize - 1, message)),
                     }
+                }
+                Action::Run { order: RunOrder::Renew { mut runs, until }, .. } => {
+                    // Those that wait for their start get the longer lease with it, as in the node's driver.
+                    let waiting = &self.nodes[index].orders;
+                    runs.retain(|run| !waiting.iter().any(|(_, order)| order.attempts().contains(run)));
+                    local.extend(self.order(index, RunOrder::Renew { runs, until }));
                 }
                 Action::Run { order, after } => {
                     let node = &mut self.nodes[index];
@@ -212,8 +221,12 @@ impl Net {
                 assert_eq!(bound, Some(&self.nodes[index].member), "a run started that no disk has bound here");
                 vec![Input::Run(attempt, RunNotice::Started)]
             }
-            RunOrder::Reattach(grant) => match runs.get(&grant.attempt) {
-                Some(_) => vec![Input::Run(grant.attempt, RunNotice::Started)],
+            RunOrder::Reattach(grant) => match runs.get_mut(&grant.attempt) {
+                // One that was staged only is started now.
+                Some(started) => {
+                    *started = true;
+                    vec![Input::Run(grant.attempt, RunNotice::Started)]
+                }
                 None => vec![Input::Run(grant.attempt, RunNotice::Lost(ReasonCode::RunLost.into()))],
             },
             RunOrder::Cancel(attempt) => {
@@ -354,7 +367,7 @@ impl Net {
         }
         for _ in 0..600 {
             self.settle();
-            let over = |n: &Node| n.disk.custody.values().all(|c| c.end.is_some()) && n.disk.leases.is_empty();
+            let over = |n: &Node| n.disk.custody.values().all(|c| c.closed) && n.disk.leases.is_empty();
             if self.nodes.iter().all(over) {
                 break;
             }

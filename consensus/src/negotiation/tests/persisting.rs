@@ -58,6 +58,7 @@ fn a_renewal_waits_for_no_disk_and_names_the_instant_of_its_question() {
         ttl_ms: 1_000,
         round: 1,
         document: Some(other.document),
+        custodians: Vec::new(),
     };
     machine.handle(now, Input::Message { from, message: Message::Ask(Box::new(ask)) });
     machine.handle(now, Input::Message { from, message });

@@ -58,7 +58,12 @@ fn live(seed: u64, commit_if: bool) {
 
 #[test]
 fn random_lives_with_commits_at_once_keep_every_invariant() {
-    for seed in 0..60 {
+    let seeds = std::env::var("SEEDS")
+        .map_or(0..60, |s| s.split_once('-').map(|(a, b)| a.parse().unwrap()..b.parse().unwrap()).unwrap());
+    for seed in seeds {
+        if std::env::var("SEEDS").is_ok() {
+            println!("seed {seed}");
+        }
         live(seed, true);
     }
 }

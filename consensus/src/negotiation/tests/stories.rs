@@ -76,6 +76,7 @@ fn another_of_the_tasks_own_ways_is_proposed_and_taken() {
         ttl_ms: 1_000,
         round: 1,
         document: None,
+        custodians: Vec::new(),
     };
     net.feed(1, Input::Message { from: MemberId(1), message: Message::Ask(Box::new(ask)) });
     let decline = net.mail.iter().find_map(|(.., m)| match m {
@@ -132,6 +133,7 @@ fn what_is_contended_is_given_by_turns_of_the_origins() {
             ttl_ms: 1_000,
             round: 1,
             document: None,
+            custodians: Vec::new(),
         }))
     };
     let mut winners = std::collections::BTreeSet::new();

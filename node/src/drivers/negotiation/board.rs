@@ -5,7 +5,7 @@
 
 use super::index::TaskIndex;
 use crate::drivers::custody::{Summary, TaskRecords, TaskRecordsError};
-use consensus::custody::CustodyRecord;
+use consensus::custody::{CustodyRecord, Durability};
 use consensus::negotiation::{Decision, EventKind, Record, TaskEvent, TaskRecord, TaskState};
 use consensus::store::RecordBatch;
 use consensus::time::Timestamp;
@@ -31,17 +31,39 @@ pub struct BoardTask {
     pub custody: Arc<CustodyRecord>,
     /// Its newest standing.
     pub summary: Summary,
+    /// What its acknowledgement is worth now.
+    pub durability: Durability,
 }
 
 #[derive(Default)]
 struct Inner {
     tasks: BTreeMap<TaskId, BoardTask>,
     index: TaskIndex,
+    /// Tasks of other origins that this node keeps: they are asked for by their id, and never listed.
+    kept: BTreeSet<TaskId>,
+    kept_index: TaskIndex,
     ended: VecDeque<TaskId>,
     events: VecDeque<(u64, Arc<TaskEvent>)>,
     next_index: u64,
     summaries: BTreeMap<TaskId, Summary>,
     asked: BTreeMap<TaskId, BTreeSet<MemberId>>,
+}
+
+impl Inner {
+    fn place(&mut self, id: TaskId, before: Option<TaskState>, state: TaskState) {
+        let index = if self.kept.contains(&id) { &mut self.kept_index } else { &mut self.index };
+        index.place(id, before, state);
+    }
+
+    /// A task that was handed in, before anything else is known of it.
+    fn begin(&mut self, record: TaskRecord) {
+        let id = record.task;
+        let custody = Arc::new(CustodyRecord::submitted(id, Vec::new(), MemberId(0)));
+        let summary = Summary { submitted: record.submitted, ..Summary::default() };
+        let task = BoardTask { record: Arc::new(record), custody, summary, durability: Durability::Local };
+        self.tasks.insert(id, task);
+        self.place(id, None, TaskState::Pending);
+    }
 }
 
 /// Tasks of this origin.
@@ -78,7 +100,10 @@ impl TaskBoard {
     /// [`TaskRecordsError`].
     pub fn restore_index(&self) -> Result<(), TaskRecordsError> {
         let inner = &mut *self.write();
-        self.records.each_summary(|id, summary| inner.index.place(id, None, summary.state))
+        self.records.each_kept(|id| {
+            inner.kept.insert(id);
+        })?;
+        self.records.each_summary(|id, summary| inner.place(id, None, summary.state))
     }
 
     /// Puts an open task on the board, as read from disk.
@@ -86,8 +111,10 @@ impl TaskBoard {
         let summary = self.records.summary(record.task)?.unwrap_or_default();
         let mut inner = self.write();
         inner.summaries.insert(record.task, summary.clone());
-        inner.index.place(record.task, None, summary.state);
-        let task = BoardTask { record: Arc::new(record.clone()), custody: Arc::new(custody.clone()), summary };
+        inner.place(record.task, None, summary.state);
+        let durability = custody.quorum().durability();
+        let task =
+            BoardTask { record: Arc::new(record.clone()), custody: Arc::new(custody.clone()), summary, durability };
         if let Some(binding) = &custody.binding {
             inner.asked.entry(record.task).or_default().insert(binding.provider);
         }
@@ -110,6 +137,14 @@ impl TaskBoard {
                     advance(summary, event);
                     touched.insert(event.task);
                 }
+                Record::Custody(custody) => {
+                    // History of a task that another decides for may have gaps; its standing has none.
+                    let summary = inner.summaries.entry(custody.task).or_default();
+                    if custody.events >= summary.events && summary.state != custody.state {
+                        summary.state = custody.state;
+                        touched.insert(custody.task);
+                    }
+                }
                 _ => {}
             }
         }
@@ -125,19 +160,25 @@ impl TaskBoard {
         let mut inner = self.write();
         for record in records {
             match record {
-                Record::Task(record) | Record::Kept(record) => {
-                    let id = record.task;
-                    let origin = MemberId(0);
-                    let custody = Arc::new(CustodyRecord::submitted(id, Vec::new(), origin));
-                    let summary = Summary { submitted: record.submitted, ..Summary::default() };
-                    let task = BoardTask { record: Arc::new(*record), custody, summary };
-                    inner.tasks.insert(id, task);
-                    inner.index.place(id, None, TaskState::Pending);
+                Record::Task(record) => inner.begin(*record),
+                Record::Kept(record) => {
+                    inner.kept.insert(record.task);
+                    inner.begin(*record);
                 }
                 Record::Custody(custody) => {
                     let id = custody.task;
-                    let ended = custody.end.is_some();
-                    if let Some(task) = inner.tasks.get_mut(&id) {
+                    let ended = custody.closed;
+                    let Inner { tasks, index, kept, kept_index, .. } = &mut *inner;
+                    if let Some(task) = tasks.get_mut(&id) {
+                        if custody.events >= task.summary.events && task.summary.state != custody.state {
+                            let before = std::mem::replace(&mut task.summary.state, custody.state);
+                            let index = if kept.contains(&id) { kept_index } else { index };
+                            index.place(id, Some(before), custody.state);
+                        }
+                        if custody.promised.counter > 1 || kept.contains(&id) {
+                            // Adopted, claimed or kept for another: two disks have it.
+                            task.durability = custody.quorum().durability();
+                        }
                         task.custody = Arc::from(custody);
                     }
                     if ended {
@@ -152,10 +193,11 @@ impl TaskBoard {
                     }
                 }
                 Record::Event(event) => {
-                    let Inner { tasks, index, .. } = &mut *inner;
+                    let Inner { tasks, index, kept, kept_index, .. } = &mut *inner;
                     if let Some(task) = tasks.get_mut(&event.task) {
                         let before = task.summary.state;
                         advance(&mut task.summary, &event);
+                        let index = if kept.contains(&event.task) { kept_index } else { index };
                         index.place(event.task, Some(before), task.summary.state);
                     }
                     let index = inner.next_index;
@@ -173,6 +215,13 @@ impl TaskBoard {
         }
     }
 
+    /// Notes what the acknowledgement of a task is worth.
+    pub fn note_durable(&self, task: TaskId, durability: Durability) {
+        if let Some(task) = self.write().tasks.get_mut(&task) {
+            task.durability = durability;
+        }
+    }
+
     /// Notes that a member was asked to commit, or was awarded: it may fetch the task's inputs.
     pub fn note_asked(&self, task: TaskId, member: MemberId) {
         self.write().asked.entry(task).or_default().insert(member);
@@ -183,9 +232,15 @@ impl TaskBoard {
         self.write().asked.remove(&task);
     }
 
-    /// Whether a member was asked to commit to an open task, or was awarded it.
+    /// Whether a member keeps a task, runs it, or was asked to commit to it.
     pub fn takes_part(&self, member: MemberId, task: TaskId) -> bool {
-        self.read().asked.get(&task).is_some_and(|members| members.contains(&member))
+        if self.read().asked.get(&task).is_some_and(|members| members.contains(&member)) {
+            return true;
+        }
+        let kept = self.task(task).ok().flatten();
+        kept.is_some_and(|t| {
+            t.custody.is_seated(member) || t.custody.binding.as_ref().is_some_and(|b| b.provider == member)
+        })
     }
 
     /// A task as it stands.
@@ -204,7 +259,8 @@ impl TaskBoard {
             return Ok(None);
         };
         let summary = self.records.summary(id)?.unwrap_or_default();
-        Ok(Some(BoardTask { record: Arc::new(record), custody: Arc::new(custody), summary }))
+        let durability = custody.quorum().durability();
+        Ok(Some(BoardTask { record: Arc::new(record), custody: Arc::new(custody), summary, durability }))
     }
 
     /// Tasks older than `before` in states that are `wanted`, newest first.
@@ -235,7 +291,12 @@ impl TaskBoard {
 
     /// The oldest tasks younger than `after` that have ended, oldest first.
     pub fn oldest_ended(&self, after: Option<TaskId>, limit: usize) -> Vec<TaskId> {
-        self.read().index.oldest_ended(after, limit)
+        let inner = self.read();
+        let mut oldest = inner.index.oldest_ended(after, limit);
+        oldest.extend(inner.kept_index.oldest_ended(after, limit));
+        oldest.sort_unstable();
+        oldest.truncate(limit);
+        oldest
     }
 
     /// Removes ended tasks with all their rows, on disk when it returns. Idempotency keys that were first used after
@@ -246,7 +307,7 @@ impl TaskBoard {
     pub fn forget(&self, ended: &[BoardTask], keys_before: Timestamp) -> Result<(), TaskRecordsError> {
         let mut batch = RecordBatch::default();
         for task in ended {
-            self.records.remove(&mut batch, &task.record, keys_before)?;
+            self.records.remove(&mut batch, (&task.record, &task.custody), keys_before)?;
         }
         self.records.records().write_blocking(batch)?;
         let mut inner = self.write();
@@ -255,6 +316,8 @@ impl TaskBoard {
             inner.tasks.remove(&id);
             inner.summaries.remove(&id);
             inner.index.remove(id, task.summary.state);
+            inner.kept_index.remove(id, task.summary.state);
+            inner.kept.remove(&id);
         }
         Ok(())
     }
@@ -269,7 +332,9 @@ impl TaskBoard {
     /// How many tasks of each state are open, by name.
     pub fn open_states(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
-        for task in self.read().tasks.values().filter(|t| !t.summary.state.is_ended()) {
+        let inner = self.read();
+        let own = inner.tasks.values().filter(|t| !inner.kept.contains(&t.record.task));
+        for task in own.filter(|t| !t.summary.state.is_ended()) {
             *counts.entry(task.summary.state.as_str()).or_default() += 1;
         }
         counts

@@ -7,11 +7,14 @@ use super::orders::{Held, Orders};
 use super::outgoing::{Outgoing, PeerSender, Seal};
 use super::traces::Traces;
 use crate::drivers::custody::{TaskRecords, TaskRecordsError};
+use crate::drivers::custody_copies::Copies;
+use crate::drivers::custody_frames::CustodyFrames;
 use crate::drivers::members::KnownMembers;
 use crate::drivers::run_channel::{RunCommand, RunReport, RunReportState};
 use crate::trace::TraceId;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use consensus::custody::{self, Durability};
 use consensus::envelope::Federation;
 use consensus::negotiation::{
     Attempt, Digest, FileRef, Input, Message, NegotiationConfig, Negotiator, OriginStats, OwnPool, PersistId,
@@ -88,7 +91,7 @@ pub struct NegotiationParts {
 
 /// A wish of a service.
 pub(super) enum Control {
-    Submit(Box<Submission>, TraceId, oneshot::Sender<Result<(), Reason>>),
+    Submit(Box<Submission>, TraceId, oneshot::Sender<Result<Durability, Reason>>),
     Plan(Box<PlanRequest>, oneshot::Sender<PlanResult>),
     Cancel(TaskId, String, oneshot::Sender<()>),
     Feed(Box<Input>),
@@ -162,6 +165,9 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         records: parts.records,
         members: parts.members,
         outgoing: Outgoing::default(),
+        custody: CustodyFrames::default(),
+        copies: Copies::new(parts.me, Arc::clone(&parts.results)),
+        stop: parts.stop.clone(),
         traces: Traces::default(),
         loopback: VecDeque::new(),
         held: Held::default(),
@@ -170,7 +176,6 @@ pub fn start(parts: NegotiationParts) -> Result<Started, TaskRecordsError> {
         synced: PersistId(0),
         unsynced: VecDeque::new(),
         submits: BTreeMap::new(),
-        admitted: VecDeque::new(),
         plans: BTreeMap::new(),
         runs: parts.runs,
         orders: Orders::default(),
@@ -227,6 +232,9 @@ pub(super) struct Driver {
     pub(super) records: TaskRecords,
     pub(super) members: KnownMembers,
     pub(super) outgoing: Outgoing,
+    pub(super) custody: CustodyFrames,
+    pub(super) copies: Copies,
+    pub(super) stop: CancellationToken,
     pub(super) traces: Traces,
     pub(super) loopback: VecDeque<Message>,
     pub(super) held: Held,
@@ -234,8 +242,7 @@ pub(super) struct Driver {
     pub(super) written: PersistId,
     pub(super) synced: PersistId,
     pub(super) unsynced: VecDeque<(PersistId, Vec<Record>)>,
-    pub(super) submits: BTreeMap<TaskId, oneshot::Sender<Result<(), Reason>>>,
-    pub(super) admitted: VecDeque<(PersistId, TaskId)>,
+    pub(super) submits: BTreeMap<TaskId, oneshot::Sender<Result<Durability, Reason>>>,
     pub(super) plans: BTreeMap<PlanId, oneshot::Sender<PlanResult>>,
     pub(super) runs: mpsc::Sender<RunCommand>,
     pub(super) orders: Orders,
@@ -256,6 +263,7 @@ enum Woken {
     Stop,
     Synced(Result<PersistId, StoreError>),
     Message(Incoming),
+    Custody(MemberId, Box<custody::Message>),
     Report(RunReport),
     Fetched(Fetched),
     Control(Control),
@@ -276,6 +284,7 @@ impl Driver {
                 () = stop.cancelled() => Woken::Stop,
                 Some(result) = inputs.synced.recv() => Woken::Synced(result),
                 Some(incoming) = inputs.queues.contracts.recv() => Woken::Message(incoming),
+                Some((from, message)) = inputs.queues.custody.recv() => Woken::Custody(from, Box::new(message)),
                 Some(report) = inputs.reports.recv() => Woken::Report(report),
                 Some(fetched) = inputs.fetched.recv() => Woken::Fetched(fetched),
                 Some(control) = inputs.control.recv() => Woken::Control(control),
@@ -316,6 +325,8 @@ impl Driver {
                 Woken::Synced(result)
             } else if let Ok(incoming) = inputs.queues.contracts.try_recv() {
                 Woken::Message(incoming)
+            } else if let Ok((from, message)) = inputs.queues.custody.try_recv() {
+                Woken::Custody(from, Box::new(message))
             } else if let Ok(report) = inputs.reports.try_recv() {
                 Woken::Report(report)
             } else if let Ok(fetched) = inputs.fetched.try_recv() {
@@ -358,6 +369,7 @@ impl Driver {
                 return false;
             }
             Woken::Message(incoming) => self.message(incoming),
+            Woken::Custody(from, message) => self.input(Input::Custody { from, message }),
             Woken::Report(report) => {
                 let attempt = Attempt { task: report.key.task, fence: report.key.fence };
                 self.input(Input::Run(attempt, notice(report.state)));

@@ -4,6 +4,7 @@ use super::board::TaskBoard;
 use super::driver::{Control, Switch};
 use crate::trace::TraceId;
 use arc_swap::ArcSwap;
+use consensus::custody::Durability;
 use consensus::negotiation::{
     Attempt, LeasePhase, OriginStats, PlanRequest, PlanResult, PoolDigest, ProviderStats, Submission,
 };
@@ -118,11 +119,11 @@ impl NegotiationHandle {
         &self.board
     }
 
-    /// Hands a task in; returns once it is on disk.
+    /// Hands a task in; returns once it is on disk, with what that is worth.
     ///
     /// # Errors
     /// [`SubmitError`].
-    pub async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
+    pub async fn submit(&self, submission: Submission) -> Result<Durability, SubmitError> {
         let (answer, waiting) = oneshot::channel();
         self.send(&self.work, Control::Submit(Box::new(submission), TraceId::current(), answer)).await?;
         waiting.await.map_err(|_| HandleError::Stopped)?.map_err(SubmitError::Refused)

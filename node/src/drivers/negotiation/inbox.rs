@@ -9,6 +9,7 @@ use crate::mesh::{FrameHandler, StreamClass};
 use crate::trace::TraceId;
 use async_trait::async_trait;
 use bytes::Bytes;
+use consensus::custody;
 use consensus::envelope::{Envelope, Federation, StatementKind};
 use consensus::negotiation::{Decline, Message, MessageClass, open_frame};
 use cpi::ids::MemberId;
@@ -22,6 +23,8 @@ use tokio::sync::mpsc;
 const QUESTIONS_MAX: usize = 4_096;
 /// Messages about work in hand that may wait.
 const CONTRACTS_MAX: usize = 65_536;
+/// Messages of custodians that may wait; those that find no room come again.
+const CUSTODY_MAX: usize = 16_384;
 /// When a shed question may be asked again.
 const SHED_RETRY_MS: u64 = 1_000;
 
@@ -42,6 +45,7 @@ pub struct Incoming {
 pub struct Queues {
     pub(super) questions: mpsc::Receiver<Incoming>,
     pub(super) contracts: mpsc::Receiver<Incoming>,
+    pub(super) custody: mpsc::Receiver<(MemberId, custody::Message)>,
     pub(super) answer: Arc<OnceLock<Answering>>,
 }
 
@@ -61,13 +65,14 @@ pub struct InboxStats {
     pub dropped: AtomicU64,
 }
 
-/// Serves the classes `Negotiation` and `RunEvents` of the mesh.
+/// Serves the classes `Negotiation`, `Custody` and `RunEvents` of the mesh.
 pub struct Inbox {
     me: MemberId,
     federation: Federation,
     members: KnownMembers,
     questions: mpsc::Sender<Incoming>,
     contracts: mpsc::Sender<Incoming>,
+    custody: mpsc::Sender<(MemberId, custody::Message)>,
     answer: Arc<OnceLock<Answering>>,
     stats: InboxStats,
 }
@@ -76,10 +81,11 @@ pub struct Inbox {
 pub fn inbox(me: MemberId, federation: Federation, members: KnownMembers) -> (Arc<Inbox>, Queues) {
     let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
     let (contracts, contracts_in) = mpsc::channel(CONTRACTS_MAX);
+    let (custody, custody_in) = mpsc::channel(CUSTODY_MAX);
     let answer = Arc::new(OnceLock::new());
     let stats = InboxStats::default();
-    let inbox = Inbox { me, federation, members, questions, contracts, answer: Arc::clone(&answer), stats };
-    (Arc::new(inbox), Queues { questions: questions_in, contracts: contracts_in, answer })
+    let inbox = Inbox { me, federation, members, questions, contracts, custody, answer: Arc::clone(&answer), stats };
+    (Arc::new(inbox), Queues { questions: questions_in, contracts: contracts_in, custody: custody_in, answer })
 }
 
 impl Inbox {
@@ -121,6 +127,23 @@ impl Inbox {
         }
     }
 
+    /// Custodians speak for themselves: the stream says who they are.
+    fn take_custody(&self, from: MemberId, frame: &[u8]) {
+        match custody::open_frame(from, frame) {
+            Ok(messages) => {
+                for message in messages {
+                    if self.custody.try_send((from, message)).is_err() {
+                        self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            Err(error) => {
+                self.stats.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(member = %from, %error, "a custody frame was refused");
+            }
+        }
+    }
+
     /// Declines a question for which there is no room.
     fn shed(&self, incoming: Incoming) {
         self.stats.shed.fetch_add(1, Ordering::Relaxed);
@@ -145,7 +168,7 @@ impl FrameHandler for Inbox {
         Err("negotiation speaks in one-way frames".to_owned())
     }
 
-    fn on_frame(&self, from: MemberId, _: StreamClass, frame: Bytes) {
-        self.take(from, &frame);
+    fn on_frame(&self, from: MemberId, class: StreamClass, frame: Bytes) {
+        if class == StreamClass::Custody { self.take_custody(from, &frame) } else { self.take(from, &frame) }
     }
 }

@@ -33,7 +33,29 @@ impl Driver {
                     Some(after) => self.held.push(after, to, message),
                     None => self.send(to, message),
                 },
-                Action::Admitted { task, result: Ok(persist) } => self.admitted.push_back((persist, task)),
+                Action::Custody { to, message, after } => {
+                    self.custody.push(to, *message, after.filter(|after| *after > self.synced));
+                }
+                Action::Load { task } => {
+                    let found = self.records.find(task).unwrap_or_else(|error| {
+                        // Rows that cannot be read are not known to be none: the node must not promise on them.
+                        tracing::error!(task_id = %task, %error, "a task's rows cannot be read");
+                        self.stop.cancel();
+                        None
+                    });
+                    if !self.stop.is_cancelled() {
+                        let now = self.now();
+                        self.machine.handle(now, Input::Loaded { task, found });
+                    }
+                }
+                Action::Durable { task, durability } => {
+                    self.board.note_durable(task, durability);
+                    if let Some(answer) = self.submits.remove(&task) {
+                        let _ = answer.send(Ok(durability));
+                    }
+                }
+                // Answered once it is durable.
+                Action::Admitted { result: Ok(_), .. } => {}
                 Action::Admitted { task, result: Err(reason) } => {
                     if let Some(answer) = self.submits.remove(&task) {
                         let _ = answer.send(Err(reason));
@@ -88,6 +110,7 @@ impl Driver {
                 trace: self.traces.of(grant.attempt.task),
                 lease: grant.lease,
                 origin: grant.origin,
+                custodians: grant.custodians,
                 pool: grant.target.pool,
                 class: grant.target.class,
                 variant: grant.target.variant,
@@ -128,6 +151,7 @@ impl Driver {
             }
         }
         self.outgoing.flush(self.peers.as_ref(), &self.seal);
+        self.custody.flush(self.peers.as_ref());
         self.write();
     }
 
@@ -171,14 +195,10 @@ impl Driver {
         self.synced = self.synced.max(up_to);
         while self.unsynced.front().is_some_and(|(id, _)| *id <= up_to) {
             let Some((_, records)) = self.unsynced.pop_front() else { break };
+            self.copies.look(&records, &self.board);
             self.board.show(records);
         }
-        while self.admitted.front().is_some_and(|(persist, _)| *persist <= up_to) {
-            let Some((_, task)) = self.admitted.pop_front() else { break };
-            if let Some(answer) = self.submits.remove(&task) {
-                let _ = answer.send(Ok(()));
-            }
-        }
+        self.custody.on_disk(up_to);
         while let Some((to, message)) = self.held.pop(self.synced) {
             self.send(to, message);
         }

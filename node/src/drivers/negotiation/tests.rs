@@ -385,7 +385,7 @@ async fn a_second_submission_of_a_task_takes_nothing_from_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let (_hub, one, two) = pair(dir.path(), false).await;
     let (first, second) = tokio::join!(one.handle.submit(submission(1)), one.handle.submit(submission(1)));
-    assert_eq!(first, Ok(()), "the first caller gets its own answer");
+    assert!(first.is_ok(), "the first caller gets its own answer: {first:?}");
     assert!(matches!(second, Err(SubmitError::Refused(reason)) if reason.code == ReasonCode::InvalidTask));
     until(&one, submission(1).task, |t| t.summary.state == TaskState::Running).await;
     one.stop().await;

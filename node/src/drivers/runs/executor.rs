@@ -131,7 +131,7 @@ impl RunExecutor {
         }
         let failure = match (self.backends.of_pool(&lease.pool), stage::read_document(&lease)) {
             (Some(adapter), Ok(spec)) => {
-                self.table.set(key, RunSight { origin: lease.origin, adapter: Some(Arc::clone(&adapter)) });
+                self.table.set(key, RunSight { readers: lease.readers(), adapter: Some(Arc::clone(&adapter)) });
                 let job = Job {
                     adapter,
                     spec: Arc::new(spec),
@@ -389,14 +389,14 @@ impl RunExecutor {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let started = job.phase == Phase::Starting && end.exit_code.is_some();
         job.phase = Phase::Ending;
-        let (origin, adapter) = (job.lease.origin, Arc::clone(&job.adapter));
+        let (readers, adapter) = (job.lease.readers(), Arc::clone(&job.adapter));
         let (store, done) = (self.fetcher.store().clone(), self.done.clone());
         if started {
             // so short that nobody saw it run
             self.report(key, RunReportState::Started);
         }
         tokio::spawn(async move {
-            let outcome = finish::finish(key, origin, end, adapter.as_ref(), &store).await;
+            let outcome = finish::finish(key, readers, end, adapter.as_ref(), &store).await;
             let _ = done.send(Done::Finished(key, Box::new(outcome)));
         });
     }

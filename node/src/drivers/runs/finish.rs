@@ -1,4 +1,4 @@
-//! After the end: outputs and logs go into this node's artifact store, pinned until the origin has them.
+//! After the end: outputs and logs go into this node's artifact store, pinned until the origin has them; its custodians may fetch them, too.
 
 use super::job::{figures_of, outcome_of};
 use crate::services::artifacts::{ArtifactStore, PinOwner, PutError, Stored};
@@ -21,14 +21,14 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 /// Puts away what a run left and says how it ended. A store that stays full makes the end a failure, never silence.
 pub(super) async fn finish(
     key: RunKey,
-    origin: MemberId,
+    readers: Vec<MemberId>,
     end: RunEnd,
     adapter: &dyn Adapter,
     store: &ArtifactStore,
 ) -> RunOutcome {
     let mut wait = BACK_OFF;
     for attempt in 1..=TRIES {
-        match put_away(key, origin, &end, adapter, store).await {
+        match put_away(key, &readers, &end, adapter, store).await {
             Ok(outcome) => return outcome,
             Err(error) => {
                 tracing::warn!(task_id = %key.task, fence = %key.fence, attempt, %error, "a run's results cannot be stored yet");
@@ -50,7 +50,7 @@ pub(super) async fn finish(
 
 async fn put_away(
     key: RunKey,
-    origin: MemberId,
+    readers: &[MemberId],
     end: &RunEnd,
     adapter: &dyn Adapter,
     store: &ArtifactStore,
@@ -69,8 +69,8 @@ async fn put_away(
     }
     let digests: Vec<_> = outcome.outputs.iter().chain(&outcome.logs).map(|file| file.digest).collect();
     if !digests.is_empty() {
-        let here = store.clone();
-        let pinned = tokio::task::spawn_blocking(move || here.pin(PinOwner::Run(key), digests, [origin])).await;
+        let (here, readers) = (store.clone(), readers.to_vec());
+        let pinned = tokio::task::spawn_blocking(move || here.pin(PinOwner::Run(key), digests, readers)).await;
         pinned.map_err(|error| PutError::Disk(io::Error::other(error)))?.map_err(PutError::Disk)?;
     }
     Ok(outcome)

@@ -42,12 +42,25 @@ pub(super) async fn stage(lease: &RunLease, spec: &TaskSpec, fetcher: &ArtifactF
         .map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?
         .map_err(|error| Reason::new(ReasonCode::DiskFull, format!("pinning the inputs: {error}")))?;
     futures::stream::iter(digests)
-        .map(|digest| async move {
-            fetcher.fetch(lease.origin, lease.key.task, digest).await.map_err(|error| reason_of(&error))
-        })
+        .map(|digest| async move { fetch_from_any(lease, fetcher, digest).await })
         .buffer_unordered(INPUTS_AT_ONCE)
         .try_collect()
         .await
+}
+
+/// The origin has all inputs; where it cannot be reached, another custodian may have a copy.
+async fn fetch_from_any(lease: &RunLease, fetcher: &ArtifactFetcher, digest: ContentDigest) -> Result<(), Reason> {
+    let mut first = None;
+    for member in lease.readers() {
+        match fetcher.fetch(member, lease.key.task, digest).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (FetchError::Unreachable { .. } | FetchError::Missing { .. } | FetchError::Denied { .. })) => {
+                first.get_or_insert_with(|| reason_of(&error));
+            }
+            Err(error) => return Err(reason_of(&error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| ReasonCode::InputLost.into()))
 }
 
 fn reason_of(error: &FetchError) -> Reason {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 #[derive(Clone)]
 pub struct RunSight {
     /// Whose task it is; nobody else reads its logs.
-    pub origin: MemberId,
+    pub readers: Vec<MemberId>,
     /// The backend that has it, once it was told to start.
     pub adapter: Option<Arc<dyn Adapter>>,
 }

@@ -128,6 +128,7 @@ fn lease(number: u8, document: &str) -> RunLease {
         },
         lease: LeaseId([number; 16]),
         origin: ORIGIN,
+        custodians: vec![ORIGIN],
         pool: "pool".into(),
         class: "class".into(),
         variant: 0,
