@@ -8,8 +8,7 @@ use super::machines::{USER_DATA_BYTES_MAX, unmapped};
 use super::nova::{KIND, NovaServer, ServerTag, TAG};
 use super::script::{self, ConsoleEnd};
 use crate::contract::{AdapterError, LogChunk, LogStream, RunEnd, RunKey, RunRequest, RunState, RunStatus, Usage};
-use crate::runner::DeskTicket;
-use cpi::ids::{Epoch, Fence, MemberId, TaskId};
+use crate::runner::{self, DeskTicket};
 use cpi::reason::{Reason, ReasonCode};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -60,18 +59,12 @@ impl EndNote {
 }
 
 pub(super) fn tag_of(key: RunKey) -> ServerTag {
-    ServerTag { tag: format!("causeway-{}-{}", key.task, key.fence), lookup: format!("causeway-{}", key.task) }
+    ServerTag { tag: format!("causeway-{}", runner::name_of(&key)), lookup: format!("causeway-{}", key.task) }
 }
 
 /// The key in a server's tag; `None` for what no tag of ours says.
 pub(super) fn key_of(server: &NovaServer) -> Option<RunKey> {
-    let (task, fence) = server.metadata.get(TAG)?.strip_prefix("causeway-")?.split_once('-')?;
-    let mut numbers = fence.split('.');
-    let mut number = || numbers.next()?.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok();
-    let (counter, member, attempt) = (number()?, number()?, number()?);
-    let epoch = Epoch { counter, member: MemberId(member.try_into().ok()?) };
-    let task: TaskId = task.parse().ok()?;
-    Some(RunKey { task, fence: Fence { epoch, attempt: attempt.try_into().ok()? } })
+    runner::key_of(server.metadata.get(TAG)?.strip_prefix("causeway-")?)
 }
 
 impl OpenStackAdapter {
