@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+/// RocksDB's memory too: the crate replaces the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // the supervisor of runs forks: it must come before anything that starts a thread
     let mut arguments = std::env::args_os().skip(1);

@@ -1,6 +1,7 @@
 //! The door to the replicated registry: propose, read, and serve other replicas. Cheap to clone.
 
 use super::beacon::Proof;
+use super::proposer::{Proposer, WriteError};
 use super::snapshots::Incoming;
 use super::start::{Again, Running};
 use super::state_machine::Shared;
@@ -19,7 +20,6 @@ use cpi::ids::MemberId;
 use ed25519_dalek::SigningKey;
 use openraft::ServerState;
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +65,11 @@ impl Inner {
         self.running.read().unwrap_or_else(PoisonError::into_inner).raft.clone()
     }
 
+    /// The queue before Raft as it runs now.
+    pub fn proposer(&self) -> Proposer {
+        self.running.read().unwrap_or_else(PoisonError::into_inner).proposer.clone()
+    }
+
     /// The timers that it runs by.
     pub fn timers(&self) -> Timers {
         self.running.read().unwrap_or_else(PoisonError::into_inner).timers
@@ -97,10 +102,16 @@ impl RegistryHandle {
             Statement::open(envelope, &federation).map_err(|error| ProposeError::Rejected(error.to_string()))?;
         let until = Instant::now() + deadline;
         let envelope = Bytes::from(statement.envelope);
-        let committed = self.propose_until(envelope, statement.digest, until, 0).await?;
-        let mut applied = self.inner.shared.applied.subscribe();
-        let _ = tokio::time::timeout(APPLIED_HERE, applied.wait_for(|index| *index >= committed.index)).await;
-        Ok(committed)
+        // it comes back with the log, and need not be verified again then
+        let shared = &self.inner.shared;
+        shared.known_to_hold(statement.digest);
+        let committed = self.propose_until(envelope, statement.digest, until, 0).await;
+        if let Ok(committed) = &committed {
+            let mut applied = shared.applied.subscribe();
+            let _ = tokio::time::timeout(APPLIED_HERE, applied.wait_for(|index| *index >= committed.index)).await;
+        }
+        shared.forget(&statement.digest);
+        committed
     }
 
     pub(super) async fn propose_until(
@@ -135,23 +146,16 @@ impl RegistryHandle {
         if leader == Some(self.inner.raft_id) {
             self.inner.shared.known_to_hold(digest);
             let entry = Proposal(statement_entry(wall(), envelope).into());
-            let raft = self.inner.raft();
-            let written = tokio::time::timeout(left, raft.client_write(entry)).await;
-            self.inner.shared.verified.lock().expect("never poisoned").remove(&digest);
+            let proposer = self.inner.proposer();
+            let written = tokio::time::timeout(left, proposer.write(entry)).await;
+            self.inner.shared.forget(&digest);
             return match written {
-                Ok(Ok(written)) => match written.data {
-                    Outcome(Some(response)) => Ok(Committed { index: written.log_id.index(), response }),
-                    Outcome(None) => Err(None),
-                },
-                Ok(Err(RaftError::Fatal(_))) if self.inner.stopping.load(Ordering::Acquire) => {
+                Ok(Ok((index, Outcome(Some(response))))) => Ok(Committed { index, response }),
+                Ok(Err(WriteError::Stopped)) if self.inner.stopping.load(Ordering::Acquire) => {
                     Err(Some(ProposeError::Stopped))
                 }
-                // it starts again with other timers
-                Ok(Err(RaftError::Fatal(_))) => Err(None),
-                Ok(Err(RaftError::APIError(
-                    ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
-                ))) => Err(None),
-                Ok(Err(error)) => Err(Some(ProposeError::Rejected(error.to_string()))),
+                // another leads, or it starts again with other timers
+                Ok(_) => Err(None),
                 Err(_) => Err(Some(ProposeError::NoQuorum)),
             };
         }

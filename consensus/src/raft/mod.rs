@@ -18,6 +18,7 @@ mod lead;
 mod linear;
 mod log_store;
 mod network;
+mod proposer;
 mod seats;
 mod serve;
 mod snapshots;

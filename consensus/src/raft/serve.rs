@@ -122,7 +122,7 @@ impl RegistryHandle {
         let (shared, federation) = (Arc::clone(&self.inner.shared), self.federation());
         tokio::task::spawn_blocking(move || {
             for bytes in entries {
-                if let Ok(entry) = Entry::open(&bytes, &federation)
+                if let Ok(entry) = Entry::open_known(&bytes, &federation, |digest| shared.is_known(digest))
                     && let EntryBody::Statement(statement) = entry.body
                 {
                     shared.known_to_hold(statement.digest);

@@ -4,6 +4,7 @@ use super::handle::{Inner, wall};
 use super::lead::beat;
 use super::log_store::{LogStore, Seat};
 use super::network::Network;
+use super::proposer::Proposer;
 use super::state_machine::{Shared, StateMachine};
 use super::timers::{TimerFloor, Timers};
 use super::transport::{RaftClass, RaftTransport};
@@ -91,6 +92,7 @@ pub(super) struct Again {
 #[derive(Clone)]
 pub(super) struct Running {
     pub raft: Raft,
+    pub proposer: Proposer,
     pub timers: Timers,
 }
 
@@ -123,7 +125,8 @@ impl Again {
         let config = Arc::new(self.config(timers)?);
         let network = Network { transport: Arc::clone(&self.transport) };
         let raft = Raft::new(self.raft_id, config, network, self.log.clone(), machine).await;
-        Ok(Running { raft: raft.map_err(|error| text(&error))?, timers })
+        let raft = raft.map_err(|error| text(&error))?;
+        Ok(Running { proposer: Proposer::start(raft.clone()), raft, timers })
     }
 
     /// Whether so much was appended that a snapshot is due.

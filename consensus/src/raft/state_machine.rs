@@ -44,6 +44,16 @@ impl Shared {
         verified.insert(digest);
     }
 
+    /// Whether an envelope is known to hold.
+    pub fn is_known(&self, digest: &[u8; 32]) -> bool {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
+    /// Forgets that an envelope holds.
+    pub fn forget(&self, digest: &[u8; 32]) {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+
     /// Whether an envelope is known to hold; it is asked once.
     fn holds(&self, digest: &[u8; 32]) -> bool {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner).remove(digest)

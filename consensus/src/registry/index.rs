@@ -116,23 +116,35 @@ fn nameplate(cpi: &Cpi) -> Totals {
     totals
 }
 
-fn count(kv: &mut dyn KvWrite, cpi: &Cpi, totals: &Totals, add: bool) {
-    let mut places = vec![
-        (ALL, ""),
-        (BY_ENTERPRISE, cpi.enterprise()),
-        (BY_CITY, cpi.city()),
-        (BY_CLASS, cpi.resource_type()),
-        (BY_SERVICE, cpi.service_type()),
-    ];
-    places.extend(cpi.chips().map(|(model, _)| (BY_CHIP, model)));
-    for (dimension, value) in places {
-        let key = statistic(dimension, value);
-        let mut sum: Totals = read(kv, &key).unwrap_or_default();
-        sum.change(totals, add);
-        if sum.is_empty() {
-            kv.delete(key);
-        } else {
-            kv.put(key, codec::encode(keys::ROW_VERSION, &sum).expect("plain fields"));
+/// Statistics that one command changes: read once and written once, however many identifiers it has.
+#[derive(Debug, Default)]
+pub(super) struct Sums(BTreeMap<Vec<u8>, Totals>);
+
+impl Sums {
+    fn count(&mut self, kv: &dyn KvWrite, cpi: &Cpi, totals: &Totals, add: bool) {
+        let mut places = vec![
+            (ALL, ""),
+            (BY_ENTERPRISE, cpi.enterprise()),
+            (BY_CITY, cpi.city()),
+            (BY_CLASS, cpi.resource_type()),
+            (BY_SERVICE, cpi.service_type()),
+        ];
+        places.extend(cpi.chips().map(|(model, _)| (BY_CHIP, model)));
+        for (dimension, value) in places {
+            let key = statistic(dimension, value);
+            let sum = self.0.entry(key).or_insert_with_key(|key| read(kv, key).unwrap_or_default());
+            sum.change(totals, add);
+        }
+    }
+
+    /// Writes what changed.
+    pub fn write(self, kv: &mut dyn KvWrite) {
+        for (key, sum) in self.0 {
+            if sum.is_empty() {
+                kv.delete(key);
+            } else {
+                kv.put(key, codec::encode(keys::ROW_VERSION, &sum).expect("plain fields"));
+            }
         }
     }
 }
@@ -143,7 +155,7 @@ fn read<T: serde::de::DeserializeOwned>(kv: &dyn KvWrite, key: &[u8]) -> Option<
 }
 
 /// Takes an identifier into indexes and statistics.
-pub(super) fn add(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
+pub(super) fn add(kv: &mut dyn KvWrite, sums: &mut Sums, key: &StableKey, cpi: &Cpi) {
     for (dimension, value) in values(cpi) {
         kv.put(entry(dimension, &value, key), Vec::new());
     }
@@ -154,11 +166,11 @@ pub(super) fn add(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
         totals.change(&nameplate(cpi), true);
     }
     kv.put(counter, codec::encode(keys::ROW_VERSION, &(carried + 1)).expect("a number"));
-    count(kv, cpi, &totals, true);
+    sums.count(kv, cpi, &totals, true);
 }
 
 /// Takes an identifier out of indexes and statistics.
-pub(super) fn remove(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
+pub(super) fn remove(kv: &mut dyn KvWrite, sums: &mut Sums, key: &StableKey, cpi: &Cpi) {
     for (dimension, value) in values(cpi) {
         kv.delete(entry(dimension, &value, key));
     }
@@ -171,5 +183,5 @@ pub(super) fn remove(kv: &mut dyn KvWrite, key: &StableKey, cpi: &Cpi) {
     } else {
         kv.put(counter, codec::encode(keys::ROW_VERSION, &(carried - 1)).expect("a number"));
     }
-    count(kv, cpi, &totals, false);
+    sums.count(kv, cpi, &totals, false);
 }

@@ -28,7 +28,7 @@ pub const WINDOWS: u8 = b'W';
 pub const OUTCOMES: u8 = b'O';
 /// Identifiers by stable key.
 pub const IDENTIFIERS: u8 = b'I';
-/// Revisions by stable key and revision.
+/// Revisions that were replaced, by stable key and revision.
 pub const HISTORY: u8 = b'H';
 /// Indexes by dimension, value and stable key.
 pub const INDEX: u8 = b'X';
@@ -59,7 +59,7 @@ pub fn identifier(key: &StableKey) -> Vec<u8> {
     join(IDENTIFIERS, &[&key.0])
 }
 
-/// One revision of an identifier.
+/// A revision of an identifier that was replaced.
 pub fn revision(key: &StableKey, revision: u64) -> Vec<u8> {
     join(HISTORY, &[&key.0, &revision.to_be_bytes()])
 }

@@ -181,6 +181,8 @@ impl RegistryReader {
             );
             true
         });
+        // the present one is not there yet: it moves when another replaces it
+        revisions.extend(self.identifier(key));
         revisions
     }
 

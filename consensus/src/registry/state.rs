@@ -217,8 +217,10 @@ fn execute(
         Seen::New => {}
     }
     let response = if signer.standing == Standing::Active {
-        let mut act = Act { kv, summary, index, statement, signer: &signer };
-        act.run().unwrap_or_else(Response::Refused)
+        let mut act = Act { kv: &mut *kv, summary, sums: index::Sums::default(), index, statement, signer: &signer };
+        let response = act.run().unwrap_or_else(Response::Refused);
+        act.sums.write(kv);
+        response
     } else {
         Response::Refused(Refusal::SignerNotActive { member: signer.member })
     };
@@ -234,6 +236,7 @@ fn execute(
 struct Act<'a, 'k> {
     kv: &'k mut dyn KvWrite,
     summary: &'a mut Summary,
+    sums: index::Sums,
     index: u64,
     statement: &'a Statement,
     signer: &'a MemberRecord,

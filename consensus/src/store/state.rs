@@ -1,8 +1,8 @@
 //! The registry's state on disk: one generation in use, named by a pointer file; a snapshot is a checkpoint of it, and an
 //! installed snapshot is a new generation.
 //!
-//! Writes are atomic and not synced: the applied index is inside, and what a crash takes back is applied again from the
-//! log. A checkpoint flushes first, so that the log may be purged up to it.
+//! Writes are atomic and go to memory only: the applied index is inside, and what a crash takes back is applied again from
+//! the log. A checkpoint flushes first, so that the log may be purged up to it.
 
 use super::{StoreError, options};
 use crate::registry::kv::KvRead;
@@ -119,9 +119,11 @@ impl StateDb {
             }
         }
         let reader = self.reader();
+        let mut memory_only = WriteOptions::default();
+        memory_only.disable_wal(true);
         reader
             .db
-            .write_opt(batch, &WriteOptions::default())
+            .write_opt(batch, &memory_only)
             .map_err(|error| StoreError::rocks(&generation_path(&self.root, reader.generation), &error))
     }
 

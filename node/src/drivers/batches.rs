@@ -1,6 +1,6 @@
 //! Changes of identifiers that come at the same time: one signature, one log entry and one sync for all of them.
 //!
-//! The first changes go out at once. What comes while they are on their way is gathered and goes together when one is back,
+//! The first change goes out at once. What comes while it is on its way is gathered and goes together when one is back,
 //! when enough has gathered, or when it takes long. Each caller gets the outcome of its own change.
 
 use crate::services::registry::{Outcome, RegistryError};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// Changes that may wait; more are refused.
 const WAITING_MAX: usize = 8_192;
 /// Batches that go out however small they are.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 1;
 /// Identifiers that are worth a batch of their own while so many are under way.
 const ENOUGH: usize = 64;
 /// Batches under way, far below the registry's window of sequences.

@@ -67,9 +67,12 @@ impl Act<'_, '_> {
         }
     }
 
-    fn put_identifier(&mut self, record: &IdentifierRecord) {
+    /// Writes a revision; the one that it replaces moves to the history.
+    fn put_identifier(&mut self, record: &IdentifierRecord, before: Option<&IdentifierRecord>) {
+        if let Some(before) = before {
+            store(self.kv, keys::revision(&before.key, before.revision), before);
+        }
         store(self.kv, keys::identifier(&record.key), record);
-        store(self.kv, keys::revision(&record.key, record.revision), record);
     }
 
     fn register_one(&mut self, text: &str, release: u32) -> Result<ItemOutcome, Refusal> {
@@ -90,8 +93,8 @@ impl Act<'_, '_> {
             };
         }
         let record = self.record(key, 1, text, release);
-        self.put_identifier(&record);
-        index::add(self.kv, &key, &cpi);
+        self.put_identifier(&record, None);
+        index::add(self.kv, &mut self.sums, &key, &cpi);
         Ok(ItemOutcome::Registered { key, revision: 1 })
     }
 
@@ -122,10 +125,10 @@ impl Act<'_, '_> {
             return Err(Refusal::OtherIdentity { expected: *key, found });
         }
         let before = Cpi::parse(&present.text).expect("it was parsed when it was stored");
-        index::remove(self.kv, key, &before);
+        index::remove(self.kv, &mut self.sums, key, &before);
         let record = self.record(*key, present.revision + 1, text, release);
-        self.put_identifier(&record);
-        index::add(self.kv, key, &cpi);
+        self.put_identifier(&record, Some(&present));
+        index::add(self.kv, &mut self.sums, key, &cpi);
         Ok(ChangeOutcome::Changed { key: *key, revision: record.revision })
     }
 
@@ -142,10 +145,10 @@ impl Act<'_, '_> {
             return Err(Refusal::NotFound { what: format!("successor {successor}") });
         }
         let before = Cpi::parse(&present.text).expect("it was parsed when it was stored");
-        index::remove(self.kv, key, &before);
+        index::remove(self.kv, &mut self.sums, key, &before);
         let mut record = self.record(*key, present.revision + 1, &present.text, present.release);
         record.state = IdentifierState::Retired { successor };
-        self.put_identifier(&record);
+        self.put_identifier(&record, Some(&present));
         Ok(ChangeOutcome::Changed { key: *key, revision: record.revision })
     }
 }
