@@ -11,7 +11,7 @@ use super::member::{KeySpan, MemberRecord, Standing};
 use super::read::Settled;
 use super::response::{Refusal, Response};
 use super::window::{Seen, WINDOW, Window};
-use super::{Statement, keys};
+use super::{Statement, index, keys};
 use crate::codec;
 use crate::envelope::Federation;
 use crate::time::Timestamp;
