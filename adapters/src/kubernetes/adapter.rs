@@ -23,7 +23,7 @@ use kube::core::Request;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -151,7 +151,7 @@ impl Inner {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {
-                let why = lock(&self.problems).values().cloned().collect::<Vec<_>>().join("; ");
+                let why = lock(&self.problems).words();
                 let why = format!("{} could not be listed within 8 s: {why}", missing.join(", "));
                 return Err(AdapterError::passing(ReasonCode::AdapterDown, why));
             }
@@ -159,10 +159,12 @@ impl Inner {
         }
     }
 
-    /// Whether what was seen is what is there.
-    fn watches(&self) -> bool {
-        let problems = lock(&self.problems);
-        !problems.contains_key("jobs") && !problems.contains_key("pods")
+    /// Why what was seen may not be what is there.
+    fn blind(&self) -> Option<AdapterError> {
+        let lasting = lock(&self.problems).lasting(Instant::now());
+        let (kind, why) = lasting.into_iter().find(|(kind, _)| matches!(*kind, "jobs" | "pods"))?;
+        let why = format!("{kind} cannot be watched: {why}");
+        Some(AdapterError::passing(ReasonCode::AdapterDown, why))
     }
 
     /// Asks the server for a run's Job, and takes the answer into what was seen.
@@ -178,14 +180,17 @@ impl Inner {
 
     /// A run as it is.
     async fn run(&self, key: RunKey) -> Result<Option<Run>, AdapterError> {
-        if self.watches()
-            && let Some(run) = lock(&self.seen).run(&key)
+        let blind = self.blind();
+        if let Some(run) = lock(&self.seen).run(&key)
+            && (blind.is_none() || matches!(run.status.state, RunState::Ended(_)))
         {
             return Ok(Some(run));
         }
-        match self.ask(key).await? {
-            Some(_) => Ok(lock(&self.seen).run(&key)),
-            None => Ok(None),
+        match (self.ask(key).await?, blind) {
+            (None, _) => Ok(None),
+            // its Job is there; where it stands nobody knows
+            (Some(_), Some(error)) => Err(error),
+            (Some(_), None) => Ok(lock(&self.seen).run(&key)),
         }
     }
 
@@ -334,7 +339,7 @@ impl Adapter for KubernetesAdapter {
         if let Err(error) = &answers {
             notes.push(inner.meaning(error).to_string());
         }
-        for (kind, why) in lock(&inner.problems).iter() {
+        for (kind, why) in lock(&inner.problems).lasting(Instant::now()) {
             notes.push(format!("{kind} cannot be watched: {why}"));
         }
         if !inner.everywhere {
@@ -344,7 +349,7 @@ impl Adapter for KubernetesAdapter {
             notes.push("this server has no Indexed Jobs: no gangs".to_owned());
         }
         notes.extend(inner.inventory().notes.into_iter().take(20));
-        AdapterHealth { ready: answers.is_ok() && inner.watches(), notes }
+        AdapterHealth { ready: answers.is_ok() && inner.blind().is_none(), notes }
     }
 
     async fn inventory(&self) -> Result<Vec<PoolSpec>, AdapterError> {
@@ -372,9 +377,8 @@ impl Adapter for KubernetesAdapter {
 
     async fn list(&self) -> Result<Vec<RunStatus>, AdapterError> {
         self.refresh();
-        if !self.inner.watches() {
-            let why = lock(&self.inner.problems).values().cloned().collect::<Vec<_>>().join("; ");
-            return Err(AdapterError::passing(ReasonCode::AdapterDown, format!("the API server: {why}")));
+        if let Some(error) = self.inner.blind() {
+            return Err(error);
         }
         let seen = lock(&self.inner.seen);
         Ok(seen.jobs.all.keys().filter_map(|name| seen.run_named(name)).map(|run| run.status).collect())

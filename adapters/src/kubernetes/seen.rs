@@ -196,7 +196,6 @@ impl Seen {
             Some(job) => {
                 let (key, uid) = (job.key, job.uid.clone());
                 self.named.insert(key, name.to_owned());
-                self.ended.retain(|known, _| *known != uid || self.jobs.all.contains_key(name));
                 self.tell(&uid, name);
             }
             None => {

@@ -11,10 +11,45 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// A watch that was lost once begins again, and says nothing until something changes: only errors in a row are a problem.
+const ERRORS_IN_A_ROW: u32 = 2;
+/// And only while they go on; longer than the longest wait between two attempts.
+const ERRORS_WITHIN: Duration = Duration::from_secs(60);
+
 /// What is wrong with each watch, by the kind of object.
-pub(super) type Problems = Arc<Mutex<BTreeMap<&'static str, String>>>;
+pub(super) type Problems = Arc<Mutex<Trouble>>;
+
+/// The errors of the watches.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(BTreeMap<&'static str, (String, u32, Option<Instant>)>);
+
+impl Trouble {
+    fn well(&mut self, kind: &'static str) {
+        self.0.remove(kind);
+    }
+
+    fn wrong(&mut self, kind: &'static str, why: String, now: Instant) {
+        let (last, errors, at) = self.0.entry(kind).or_default();
+        (*last, *errors, *at) = (why, *errors + 1, Some(now));
+    }
+
+    /// Watches that do not come back: the kind of object and why.
+    pub fn lasting(&self, now: Instant) -> Vec<(&'static str, String)> {
+        let lasts = |errors: u32, at: Option<Instant>| {
+            errors >= ERRORS_IN_A_ROW && at.is_some_and(|at| now.duration_since(at) < ERRORS_WITHIN)
+        };
+        let all = self.0.iter().filter(|(_, (_, errors, at))| lasts(*errors, *at));
+        all.map(|(kind, (why, _, _))| (*kind, why.clone())).collect()
+    }
+
+    /// The last word of every watch, for one that never began.
+    pub fn words(&self) -> String {
+        self.0.values().map(|(why, _, _)| why.as_str()).collect::<Vec<_>>().join("; ")
+    }
+}
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -34,13 +69,13 @@ async fn follow<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                lock(&problems).remove(kind);
+                lock(&problems).well(kind);
                 take(event);
             }
             Err(error) => {
                 let why = error.to_string();
                 tracing::debug!(kind, why, "a watch was lost; it begins again");
-                lock(&problems).insert(kind, why);
+                lock(&problems).wrong(kind, why, Instant::now());
             }
         }
     }
@@ -118,5 +153,23 @@ pub(super) async fn may_see_all_pods(client: &Client) -> Result<bool, kube::Erro
         Ok(_) => Ok(true),
         Err(error) if super::client::status(&error) == Some(403) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_was_lost_once_is_no_problem_and_one_that_stays_lost_is() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        trouble.wrong("pods", "the connection was reset".to_owned(), now);
+        assert_eq!(trouble.lasting(now), []);
+        trouble.wrong("pods", "refused".to_owned(), now);
+        assert_eq!(trouble.lasting(now), [("pods", "refused".to_owned())]);
+        // it came back, and nothing changed since
+        assert_eq!(trouble.lasting(now + ERRORS_WITHIN), []);
+        trouble.well("pods");
+        assert_eq!(trouble.words(), "");
     }
 }
