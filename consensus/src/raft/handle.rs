@@ -48,6 +48,8 @@ pub(super) struct Inner {
     pub running: RwLock<Running>,
     pub again: Again,
     pub stopping: AtomicBool,
+    /// Why Raft is stopped, while it is and should not be.
+    pub stopped: Mutex<Option<String>>,
     pub state: StateDb,
     pub shared: Arc<Shared>,
     pub transport: Arc<dyn RaftTransport>,
@@ -299,6 +301,7 @@ impl RegistryHandle {
             learners: seats(membership.learner_ids().collect()),
             timers_ms: (timers.heartbeat_ms, timers.election_ms_min, timers.election_ms_max),
             diverged_at: self.inner.proof.lock().expect("never poisoned").diverged_at,
+            stopped: self.stopped().clone(),
         }
     }
 

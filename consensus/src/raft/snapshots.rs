@@ -17,6 +17,8 @@ const PIECE_BYTES: usize = 512 << 10;
 const PIECE_DEADLINE: Duration = Duration::from_secs(15);
 /// Files of one snapshot.
 const FILES_MAX: usize = 4096;
+/// Bytes of one snapshot, as it is announced: a billion revisions are less.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
 
 /// Sends `snapshot` to a member's replica of a Raft id; the receiver installs it and answers with its vote.
 pub async fn send(
@@ -81,6 +83,11 @@ impl Incoming {
         };
         if files.len() > FILES_MAX || !files.iter().all(|(name, _)| plain(name)) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot's list of files is not plain"));
+        }
+        let bytes = files.iter().try_fold(0u64, |sum, (_, size)| sum.checked_add(*size));
+        if bytes.is_none_or(|bytes| bytes > SNAPSHOT_BYTES_MAX) {
+            let wrong = format!("the snapshot is announced with more than {SNAPSHOT_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
         }
         let folder = state.begin_incoming()?;
         let written = vec![0; files.len()];

@@ -28,6 +28,9 @@ use tokio::sync::watch;
 
 /// How long a leader that changes its timers waits for another to lead.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// Between two tries to start Raft again; doubled up to the longest.
+const AGAIN_PAUSE_MIN: Duration = Duration::from_millis(500);
+const AGAIN_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How to start.
 pub struct RegistryOptions {
@@ -86,6 +89,9 @@ pub(super) struct Again {
     pub floor: TimerFloor,
     pub snapshot_log_bytes: u64,
     log_entries_kept: u64,
+    /// Has a new start fail.
+    #[cfg(test)]
+    pub fails: AtomicBool,
 }
 
 /// Raft as it runs, and by which timers.
@@ -179,6 +185,8 @@ impl RegistryHandle {
             floor: options.floor,
             snapshot_log_bytes: options.snapshot_log_bytes,
             log_entries_kept: options.log_entries_kept,
+            #[cfg(test)]
+            fails: AtomicBool::new(false),
         };
         let running = again.start(Timers::of(0, options.floor)).await?;
         let snapshot = running.raft.metrics().borrow_watched().snapshot.map_or(0, |id| id.index());
@@ -190,6 +198,7 @@ impl RegistryHandle {
                 running: RwLock::new(running),
                 again,
                 stopping: AtomicBool::new(false),
+                stopped: Mutex::default(),
                 state,
                 shared,
                 transport,
@@ -240,18 +249,38 @@ impl RegistryHandle {
         if let Err(error) = old.shutdown().await {
             tracing::warn!(%error, "the registry's task ended badly");
         }
+        // the registry must not stay stopped for a fault that passes
+        let mut pause = AGAIN_PAUSE_MIN;
+        while let Err(error) = self.start_again(timers).await {
+            let again_in_ms = pause.as_millis() as u64;
+            tracing::error!(%error, again_in_ms, "Raft did not start again: the registry is stopped until it does");
+            *self.stopped() = Some(error.to_string());
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_PAUSE_MAX);
+        }
+        if self.stopped().take().is_some() {
+            tracing::info!("Raft runs again");
+        }
+    }
+
+    /// Why Raft is stopped, while it is and should not be.
+    pub(super) fn stopped(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.inner.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start_again(&self, timers: Timers) -> Result<(), StartError> {
         let log = self.inner.again.log.clone();
         // Raft takes what it finds in the log as being on disk
-        match tokio::task::spawn_blocking(move || log.synced()).await {
-            Ok(Ok(())) => {}
-            failed => return tracing::error!(?failed, "the log cannot be synced: the registry stays stopped"),
+        let synced = tokio::task::spawn_blocking(move || log.synced()).await;
+        let failed = |error: String| StartError::Raft(format!("the log cannot be synced: {error}"));
+        synced.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        #[cfg(test)]
+        if self.inner.again.fails.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(StartError::Raft("the test says so".to_owned()));
         }
-        match self.inner.again.start(timers).await {
-            Ok(running) => {
-                *self.inner.running.write().unwrap_or_else(PoisonError::into_inner) = running;
-            }
-            Err(error) => tracing::error!(%error, "Raft did not start again: the registry stays stopped"),
-        }
+        let running = self.inner.again.start(timers).await?;
+        *self.inner.running.write().unwrap_or_else(PoisonError::into_inner) = running;
+        Ok(())
     }
 
     /// Asks `members` in turn to have `envelope` (a signed [`crate::registry::Command::RenewRaftId`]) committed, and gives

@@ -86,4 +86,6 @@ pub struct RegistryStatus {
     pub timers_ms: (u64, u64, u64),
     /// The index at which this replica was found to differ from the leader.
     pub diverged_at: Option<u64>,
+    /// Why Raft does not run at the moment, where it should. It is started again with longer and longer pauses.
+    pub stopped: Option<String>,
 }

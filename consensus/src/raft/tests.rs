@@ -288,6 +288,42 @@ async fn writes_resume_when_the_leader_is_gone_and_nothing_acknowledged_is_lost(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raft_that_does_not_start_again_is_tried_until_it_does() {
+    let ring = Ring::of(1).await;
+    ring.voters(1).await;
+    let handle = ring.handle(1);
+    handle.inner.again.fails.store(true, Ordering::Release);
+    let timers = Timers::of(100, TimerFloor { heartbeat_ms: 160, election_ms: 480 });
+    let restarting = handle.clone();
+    let restart = tokio::spawn(async move { restarting.retime(timers, None).await });
+    ring.until("said to be stopped", |ring| ring.handle(1).status().stopped.is_some()).await;
+    let (envelope, key) = ring.registration(1);
+    let refused = handle.propose(envelope.clone(), Duration::from_millis(200)).await;
+    assert!(matches!(refused, Err(ProposeError::NoQuorum)), "{refused:?}");
+    handle.inner.again.fails.store(false, Ordering::Release);
+    restart.await.unwrap();
+    assert_eq!(handle.status().stopped, None);
+    assert!(registered(&handle.propose(envelope, PATIENCE).await.unwrap()));
+    assert!(handle.reader().identifier(&key).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_announced_beyond_all_bounds_is_not_begun() {
+    use super::wire::{Answer, Question, WireProgress, WireVote, decode_frame, encode_frame};
+    let ring = Ring::of(1).await;
+    ring.voters(1).await;
+    for sizes in [vec![2 << 40], vec![u64::MAX, 2], vec![1 << 40, 1]] {
+        let files = sizes.into_iter().enumerate().map(|(n, size)| (format!("{n}.sst"), size)).collect();
+        let vote = WireVote::from(super::types::Vote::new_committed(1, 1));
+        let progress = WireProgress::new(None, &super::types::StoredMembership::default());
+        let question = Question::SnapshotBegin { to: 1, vote, progress, files };
+        let answer = ring.handle(1).serve(MemberId(1), RaftClass::Snapshot, encode_frame(&question).into()).await;
+        let answer: Answer = decode_frame(&answer.unwrap()).unwrap();
+        assert!(matches!(&answer, Answer::Failed(why) if why.contains("announced")), "it is refused");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_replica_has_everything() {
     let ring = Ring::of(3).await;
     ring.voters(3).await;

@@ -14,7 +14,7 @@ use crate::metrics::{AdapterBackend, Metrics, RefusedReason, State};
 use crate::services::dictionary::DictionaryService;
 use crate::services::registry::Registry as _;
 use async_trait::async_trait;
-use consensus::raft::{ProposeError, RegistryHandle};
+use consensus::raft::{ProposeError, RegistryHandle, RegistryStatus};
 use consensus::registry::Command;
 use consensus::registry::command::MemberUpdate;
 use consensus::time::Timestamp;
@@ -158,15 +158,30 @@ pub(super) struct RegistryReady {
 #[async_trait]
 impl ReadinessCheck for RegistryReady {
     async fn check(&self) -> Check {
-        let freshness = self.registry.freshness();
+        let status = self.registry.status();
+        let freshness = status.freshness;
+        let trouble = trouble(&status);
         let known = self.registry.reader().member(self.me).is_some();
         let leader = freshness.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
         Check {
             name: "registry".to_owned(),
-            ok: known && freshness.leader.is_some(),
-            detail: format!("applied {}, leader {leader}, own record {known}", freshness.applied_index),
+            ok: known && freshness.leader.is_some() && trouble.is_none(),
+            detail: trouble
+                .unwrap_or_else(|| format!("applied {}, leader {leader}, own record {known}", freshness.applied_index)),
         }
     }
+}
+
+/// What is wrong with the replica itself, and what to do about it.
+fn trouble(status: &RegistryStatus) -> Option<String> {
+    if let Some(index) = status.diverged_at {
+        return Some(format!(
+            "this replica's state differs from the leader's at index {index}, so its answers must not be believed: stop the \
+             node, move `registry/` in its data folder aside, and start it again; it takes a copy from the others"
+        ));
+    }
+    let why = status.stopped.as_ref()?;
+    Some(format!("Raft is stopped and is started again by itself: {why}"))
 }
 
 /// Shows the mesh's counters to Prometheus.
@@ -244,5 +259,33 @@ pub(super) async fn follow_dictionary(
         }
         // a burst of entries is looked at once
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consensus::raft::{Freshness, Role};
+
+    #[test]
+    fn a_replica_that_differs_or_stands_still_is_not_ready_and_says_what_to_do() {
+        let freshness =
+            Freshness { applied_index: 7, as_of: None, age_ms: None, term: 1, leader: None, role: Role::Voter };
+        let mut status = RegistryStatus {
+            freshness,
+            last_log_index: 7,
+            committed_index: 7,
+            snapshot_index: 0,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            timers_ms: (1, 2, 3),
+            diverged_at: None,
+            stopped: None,
+        };
+        assert_eq!(trouble(&status), None);
+        status.stopped = Some("no space".to_owned());
+        assert!(trouble(&status).is_some_and(|said| said.contains("no space") && said.contains("by itself")));
+        status.diverged_at = Some(5);
+        assert!(trouble(&status).is_some_and(|said| said.contains("index 5") && said.contains("move `registry/`")));
     }
 }

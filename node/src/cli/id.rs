@@ -242,6 +242,11 @@ pub async fn run(command: IdCommand, context: &Context) -> Result<Exit, CliError
             let query = vec![("at", at), ("pending", pending), ("consistency", read.consistency)];
             let answer = client.get(&format!("/v1/identifiers/{}", encode(&key)), query).await?;
             output.one(&answer, COLUMNS, "key")?;
+            if let (Some(change), Some(why)) =
+                (answer["refused"]["change"].as_str(), answer["refused"]["detail"].as_str())
+            {
+                output.say(format!("your waiting {change} was refused: {why}"));
+            }
         }
         IdCommand::Search { prefix, filter, state, list, read } => {
             let mut query = list.query();

@@ -158,7 +158,7 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
             };
             output.one(&answer, POLICY, "revision")?;
             for proposed in answer["proposed"].as_array().into_iter().flatten() {
-                output.note(missing("another policy", proposed, "causeway member policy with the same options"));
+                output.say(missing("another policy", proposed, "causeway member policy with the same options"));
             }
         }
         MemberCommand::Resume { member } => act(context, &client, &member, "resume", None).await?,
@@ -191,7 +191,7 @@ async fn act(
             _ => format!("causeway member resume {member}"),
         };
         let what = format!("{member} {}", motion["standing"].as_str().unwrap_or_default());
-        context.output.note(missing(&what, motion, &command));
+        context.output.say(missing(&what, motion, &command));
     }
     Ok(())
 }
@@ -246,7 +246,7 @@ async fn approve(
     let answer = client.post(&format!("/v1/members/{}/approve", encode(region)), json!({ "request": found })).await?;
     context.output.one(&answer, COLUMNS, "id")?;
     if answer["state"] == "waiting" {
-        context.output.note(missing(region, &answer["approvals"], &format!("causeway member approve {region}")));
+        context.output.say(missing(region, &answer["approvals"], &format!("causeway member approve {region}")));
     }
     Ok(())
 }

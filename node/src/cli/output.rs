@@ -94,13 +94,6 @@ impl Output {
         }
     }
 
-    /// Something that the answer means and does not say, for people; on stderr, so that pipes see the answer alone.
-    pub fn note(&self, sentence: impl AsRef<str>) {
-        if !self.quiet && matches!(self.format, Format::Table | Format::Wide) {
-            let _ = writeln!(std::io::stderr(), "{}", sentence.as_ref());
-        }
-    }
-
     /// Whether progress may be drawn.
     pub fn draws(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()

@@ -15,6 +15,7 @@ pub mod pending;
 pub mod placement;
 pub mod pool_watch;
 pub mod raft;
+pub mod refused;
 pub mod registry;
 pub mod roster;
 pub mod run_channel;

@@ -8,15 +8,19 @@
 
 use super::batches::Batches;
 use super::pending::PendingDesk;
+use super::refused::{RefusedClaim, RefusedClaims};
 use crate::identity::Signer;
 use crate::services::identifier_views::{FreshnessView, RegistryStatusView};
 use crate::services::registry::{Outcome, Registry, RegistryError, rfc3339};
 use async_trait::async_trait;
 use consensus::envelope::{ENVELOPE_BYTES_MAX, Envelope};
 use consensus::raft::{Freshness, ProposeError, RegistryHandle, Role};
-use consensus::registry::pending::PendingView;
-use consensus::registry::{Command, IdentifierChange, Refusal, RegistryReader, Statement, StatisticsDimension};
+use consensus::registry::pending::{PendingView, refused_claims};
+use consensus::registry::{
+    Command, IdentifierChange, Refusal, RegistryReader, Response, Statement, StatisticsDimension,
+};
 use consensus::store::{RecordBatch, Records, Table};
+use consensus::time::Timestamp;
 use cpi::ids::{MemberId, StableKey};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,6 +55,7 @@ struct Inner {
     pending: PendingDesk,
     /// Sequences of kept commands whose caller still waits for them.
     in_hand: Mutex<BTreeSet<u64>>,
+    refused: RefusedClaims,
     fresh: Mutex<Option<(Instant, FreshnessView)>>,
     batches: Batches,
 }
@@ -68,7 +73,8 @@ impl LiveRegistry {
     ) -> Self {
         let (in_hand, fresh) = (Mutex::default(), Mutex::default());
         let (batches, queue) = Batches::new();
-        let inner = Inner { me, handle, signer, records, commit_wait, pending, in_hand, fresh, batches };
+        let refused = RefusedClaims::new(records.clone());
+        let inner = Inner { me, handle, signer, records, commit_wait, pending, in_hand, refused, fresh, batches };
         let door = Self(Arc::new(inner));
         // ends with the last door
         let weak = Arc::downgrade(&door.0);
@@ -104,7 +110,7 @@ impl LiveRegistry {
     }
 
     async fn resend_once(&self) {
-        for (key, envelope) in self.waiting() {
+        for (key, envelope) in self.waiting_aside().await {
             let sequence = key.as_slice().try_into().map(u64::from_be_bytes);
             if sequence.is_ok_and(|sequence| self.in_hand().contains(&sequence)) {
                 continue;
@@ -112,12 +118,15 @@ impl LiveRegistry {
             match self.0.handle.propose(envelope.clone(), self.0.commit_wait).await {
                 Ok(committed) => {
                     if let Some(Refusal::SequenceTooOld { .. }) = committed.response.refusal() {
-                        self.sign_again(&key, &envelope);
+                        self.sign_again(&key, &envelope).await;
                         continue;
                     }
                     match committed.response.refusals().next() {
                         None => tracing::info!(index = committed.index, "a waiting command was committed"),
-                        Some(refusal) => tracing::warn!(%refusal, "a waiting command was refused"),
+                        Some(refusal) => {
+                            tracing::warn!(%refusal, "a waiting command was refused");
+                            self.tell_refused(&envelope, &committed.response).await;
+                        }
                     }
                     self.forget(&key);
                 }
@@ -137,15 +146,18 @@ impl LiveRegistry {
 
     /// A command whose sequence fell out of the registry's window is signed with a new one. If it was committed under the
     /// old one all the same, the registry says so: `expected_revision` keeps it from happening twice.
-    fn sign_again(&self, key: &[u8], envelope: &[u8]) {
+    async fn sign_again(&self, key: &[u8], envelope: &[u8]) {
         let Ok(old) = Envelope::from_bytes(envelope) else { return self.forget(key) };
         match self.0.signer.seal_command(old.body) {
             Ok(new) => {
                 let mut batch = RecordBatch::default();
                 batch.delete(PENDING, key);
                 batch.put(PENDING, &new.sequence.to_be_bytes(), &new.to_bytes());
-                if let Err(error) = self.0.records.write_blocking(batch) {
-                    tracing::error!(%error, "a waiting command cannot be signed again");
+                match self.0.records.write(batch).await {
+                    // others know the old bytes, which come to nothing any more
+                    Ok(Ok(())) => self.0.pending.announce(&new.to_bytes()),
+                    Ok(Err(error)) => tracing::error!(%error, "a waiting command cannot be signed again"),
+                    Err(_) => tracing::error!("a waiting command cannot be signed again: the records are closed"),
                 }
             }
             Err(error) => tracing::error!(%error, "a waiting command cannot be signed again"),
@@ -154,6 +166,25 @@ impl LiveRegistry {
 
     fn in_hand(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
         self.0.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps for its owner what was refused after it was acknowledged.
+    async fn tell_refused(&self, envelope: &[u8], response: &Response) {
+        let Ok(statement) = Statement::open(envelope.to_vec(), &self.0.handle.federation()) else { return };
+        let refused = refused_claims(&statement, response);
+        if !refused.is_empty() {
+            let book = self.0.refused.clone();
+            let kept = tokio::task::spawn_blocking(move || book.remember(wall(), &refused)).await;
+            if let Err(error) = kept {
+                tracing::error!(%error, "a refusal cannot be kept; it stands in this log alone");
+            }
+        }
+    }
+
+    /// As [`Self::waiting`], on a thread that nobody waits for.
+    async fn waiting_aside(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let door = self.clone();
+        tokio::task::spawn_blocking(move || door.waiting()).await.unwrap_or_default()
     }
 
     fn waiting(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -176,7 +207,7 @@ impl LiveRegistry {
 
     /// Writes a command to disk until a quorum has it.
     async fn keep(&self, sequence: u64, envelope: &[u8]) -> Result<(), RegistryError> {
-        if self.waiting().len() >= PENDING_MAX {
+        if self.waiting_aside().await.len() >= PENDING_MAX {
             return Err(RegistryError::Busy);
         }
         let mut batch = RecordBatch::default();
@@ -332,6 +363,10 @@ impl Registry for LiveRegistry {
         self.0.pending.of_key(key)
     }
 
+    fn refused_of(&self, key: &StableKey) -> Option<RefusedClaim> {
+        self.0.refused.of_key(wall(), key, &self.0.handle.reader())
+    }
+
     fn role_of(&self, member: MemberId) -> &'static str {
         let status = self.0.handle.status();
         if status.freshness.leader == Some(member) {
@@ -363,6 +398,10 @@ impl Drop for InHand<'_> {
     fn drop(&mut self) {
         self.door.in_hand().remove(&self.sequence);
     }
+}
+
+fn wall() -> Timestamp {
+    Timestamp(jiff::Timestamp::now().as_millisecond().unsigned_abs())
 }
 
 fn role_name(role: Role) -> &'static str {

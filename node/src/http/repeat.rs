@@ -138,12 +138,24 @@ impl Repeats {
         let mut book = self.lock();
         let now = now_ms();
         let mut forgotten = RecordBatch::default();
+        let over = |book: &Book, at: u64| {
+            u128::from(now.saturating_sub(at)) >= self.ttl.as_millis() || book.order.len() >= KEYS_MAX
+        };
+        let mut under_way = Vec::new();
         while let Some((at, oldest)) = book.order.front().cloned()
-            && (u128::from(now.saturating_sub(at)) >= self.ttl.as_millis() || book.order.len() >= KEYS_MAX)
+            && over(&book, at)
         {
             book.order.pop_front();
+            if matches!(book.entries.get(&oldest), Some(Entry::UnderWay(_))) {
+                // its answer is still to come: forgotten now, the same key could be performed twice
+                under_way.push((at, oldest));
+                continue;
+            }
             book.entries.remove(&oldest);
             forgotten.delete(ANSWERS, &place(&oldest));
+        }
+        for kept in under_way.into_iter().rev() {
+            book.order.push_front(kept);
         }
         if let Some(records) = self.records.as_ref().filter(|_| !forgotten.is_empty()) {
             // not waited for: what comes back after a crash is forgotten again
@@ -249,6 +261,23 @@ mod tests {
         assert_eq!(other.code, Code::IdempotencyMismatch);
         let tried = repeats.once(Some("refused".to_owned()), "a", &json!(1), || async { answer(5) }).await;
         assert_eq!(tried.expect("a refusal is not remembered").body, 5);
+
+        // one that is under way is not forgotten, however old: it would be performed twice
+        let slow = Repeats::open(Duration::ZERO, None).expect("in memory");
+        let (begun, go_on) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let first = slow.once(key(), "a", &json!(1), || async {
+            begun.notify_one();
+            go_on.notified().await;
+            answer(1)
+        });
+        let second = async {
+            begun.notified().await;
+            let twice = slow.once(key(), "a", &json!(1), || async { answer(2) }).await;
+            go_on.notify_one();
+            twice.expect_err("the first is under way").code
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first.expect("performed").body, second), (json!(1), Code::Conflict));
 
         // an old one is forgotten, here and on disk
         let short = Repeats::open(Duration::ZERO, Some(records.clone())).expect("opens");

@@ -25,7 +25,8 @@ pub struct IdentifierView {
     pub key: String,
     /// The canonical text of this revision.
     pub cpi: String,
-    /// `active`, `retired`, or `pending` (durable at its owner, not committed yet).
+    /// `active`, `retired`, `pending` (durable at its owner, not committed yet), or `refused` (it was pending at this node, the
+    /// registry refused it, and nothing else is there).
     pub state: String,
     /// Counts from 1; while pending the revision that is to be replaced, 0 for a new identifier.
     pub revision: u64,
@@ -40,6 +41,22 @@ pub struct IdentifierView {
     /// What waits for a quorum; only where `state` is `pending`.
     #[serde(default)]
     pub pending: Option<PendingClaimView>,
+    /// What this member had pending on it and the registry refused; shown at its own node, for a week.
+    #[serde(default)]
+    pub refused: Option<RefusedClaimView>,
+}
+
+/// A claim that was acknowledged and refused later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedClaimView {
+    /// `register`, `revise` or `retire`.
+    pub change: String,
+    /// The reason in one word, as in `causeway_registry_refused_total`.
+    pub reason: String,
+    /// And in a sentence.
+    pub detail: String,
+    /// When this node learned of it, RFC 3339 UTC.
+    pub at: String,
 }
 
 /// A claim that no quorum has yet. It may come to nothing, and another member may claim the same.

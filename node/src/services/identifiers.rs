@@ -2,8 +2,11 @@
 
 use super::dictionary::DictionaryService;
 use super::identifier_sums;
-use super::identifier_views::{IdentifierView, PendingClaimView, ResolvedView, RevisionView, StatisticsRow};
+use super::identifier_views::{
+    IdentifierView, PendingClaimView, RefusedClaimView, ResolvedView, RevisionView, StatisticsRow,
+};
 use super::registry::{Outcome, Registry, RegistryError, rfc3339};
+use crate::drivers::refused::RefusedClaim;
 use consensus::registry::command::{COMMAND_BYTES_MAX, REGISTRATIONS_MAX};
 use consensus::registry::pending::{Change, PendingView};
 use consensus::registry::read::normal_prefix;
@@ -131,7 +134,32 @@ impl IdentifierService {
     /// [`IdentifierError::NotFound`].
     pub fn get(&self, key: StableKey, at_ms: Option<u64>) -> Result<IdentifierView, IdentifierError> {
         let reader = self.registry.reader();
-        Ok(view(&reader, &record(&reader, key, at_ms)?))
+        let refused = at_ms.is_none().then(|| self.registry.refused_of(&key)).flatten();
+        match (record(&reader, key, at_ms), refused) {
+            (Ok(record), refused) => {
+                Ok(IdentifierView { refused: refused.as_ref().map(refused_view), ..view(&reader, &record) })
+            }
+            (Err(_), Some(refused)) if self.registry.pending_of(&key).is_empty() => {
+                Ok(self.only_refused(&reader, key, &refused))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// A key under which nothing is but a refusal.
+    fn only_refused(&self, reader: &RegistryReader, key: StableKey, refused: &RefusedClaim) -> IdentifierView {
+        IdentifierView {
+            key: key.to_string(),
+            cpi: refused.text.clone().unwrap_or_default(),
+            state: "refused".to_owned(),
+            revision: refused.expected_revision,
+            owner: self.registry.me().to_string(),
+            owner_region: region_of(reader, self.registry.me()),
+            index: 0,
+            committed_at: None,
+            pending: None,
+            refused: Some(refused_view(refused)),
+        }
     }
 
     /// One identifier with its description.
@@ -400,6 +428,7 @@ fn pending_view(reader: &RegistryReader, claim: &PendingView) -> IdentifierView 
         index: 0,
         committed_at: None,
         pending: Some(PendingClaimView { change: claim.change.name().to_owned(), since: rfc3339(claim.since) }),
+        refused: None,
     }
 }
 
@@ -430,5 +459,15 @@ fn view(reader: &RegistryReader, record: &IdentifierRecord) -> IdentifierView {
         index: record.index,
         committed_at: Some(rfc3339(record.committed_at)),
         pending: None,
+        refused: None,
+    }
+}
+
+fn refused_view(refused: &RefusedClaim) -> RefusedClaimView {
+    RefusedClaimView {
+        change: refused.change.clone(),
+        reason: refused.reason.clone(),
+        detail: refused.detail.clone(),
+        at: rfc3339(refused.at),
     }
 }

@@ -3,6 +3,7 @@
 //! The driver implements it on the registry's handle and the node's signing key; tests on a state in memory.
 
 use super::identifier_views::{FreshnessView, RegistryStatusView};
+use crate::drivers::refused::RefusedClaim;
 use async_trait::async_trait;
 use consensus::registry::pending::PendingView;
 use consensus::registry::{Command, RegistryReader, Response};
@@ -65,6 +66,8 @@ pub trait Registry: Send + Sync {
     fn pending(&self) -> Vec<PendingView>;
     /// Those on one identifier.
     fn pending_of(&self, key: &StableKey) -> Vec<PendingView>;
+    /// What was refused of an identifier after it was acknowledged as pending here.
+    fn refused_of(&self, key: &StableKey) -> Option<RefusedClaim>;
     /// What a member's replica is: `leader`, `voter`, `learner`, `follower`.
     fn role_of(&self, member: MemberId) -> &'static str;
     /// Makes a snapshot; its folder and the last index in it.

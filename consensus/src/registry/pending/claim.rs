@@ -3,7 +3,10 @@
 use crate::envelope::OpenError;
 use crate::registry::command::{REGISTRATIONS_MAX, StatementError};
 use crate::registry::read::Settled;
-use crate::registry::{Command, IdentifierChange, IdentifierState, RegistryReader, Standing, Statement};
+use crate::registry::{
+    ChangeOutcome, Command, IdentifierChange, IdentifierState, ItemOutcome, Refusal, RegistryReader, Response,
+    Standing, Statement,
+};
 use cpi::identifier::Cpi;
 use cpi::ids::{MemberId, StableKey};
 
@@ -141,6 +144,11 @@ impl ClaimRefused {
         )
     }
 
+    /// Whether the same statement may stand later: the state that speaks against it can change back.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::UnknownSigner | Self::NotActive { .. } | Self::ForeignEnterprise { .. })
+    }
+
     /// A short name for metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -200,6 +208,27 @@ pub fn claims_of(statement: &Statement) -> Result<Vec<Claim>, ClaimRefused> {
         }
         single => claims_of_command(single),
     }
+}
+
+/// Claims of a statement that its outcome refuses, each with why.
+pub fn refused_claims(statement: &Statement, response: &Response) -> Vec<(Claim, Refusal)> {
+    let Ok(claims) = claims_of(statement) else { return Vec::new() };
+    let of_items = |items: &[ItemOutcome]| items.iter().map(|item| item.refusal().cloned()).collect::<Vec<_>>();
+    let refusals: Vec<Option<Refusal>> = match response {
+        Response::Refused(refusal) => vec![Some(refusal.clone()); claims.len()],
+        Response::Registered(items) => of_items(items),
+        Response::Batch(outcomes) => {
+            let Command::Batch(changes) = &statement.command else { return Vec::new() };
+            let of_change = |(outcome, change): (&ChangeOutcome, &IdentifierChange)| match outcome {
+                ChangeOutcome::Registered(items) => of_items(items),
+                ChangeOutcome::Changed { .. } => vec![None],
+                ChangeOutcome::Refused(refusal) => vec![Some(refusal.clone()); change.items()],
+            };
+            outcomes.iter().zip(changes).flat_map(of_change).collect()
+        }
+        _ => Vec::new(),
+    };
+    claims.into_iter().zip(refusals).filter_map(|(claim, refusal)| Some((claim, refusal?))).collect()
 }
 
 fn claims_of_command(command: &Command) -> Result<Vec<Claim>, ClaimRefused> {

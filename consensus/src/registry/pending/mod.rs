@@ -19,6 +19,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use claim::{Change, Claim, ClaimRefused, claims_of};
+pub use claim::{Change, Claim, ClaimRefused, claims_of, refused_claims};
 pub use repair::{REPAIR_BYTES_MAX, RepairAnswer, RepairItem, RepairQuestion};
 pub use table::{Kept, PendingAction, PendingLimits, PendingTable, PendingView, StatementId, Taken};

@@ -2,7 +2,7 @@
 
 use super::claim::{self, Change, Claim, ClaimRefused, Signed};
 use super::repair::RepairItem;
-use crate::registry::{RegistryReader, Statement};
+use crate::registry::{RegistryReader, Standing, Statement};
 use crate::time::{Monotonic, Now, Timestamp};
 use cpi::ids::{MemberId, StableKey};
 use rand::{RngExt as _, SeedableRng as _};
@@ -274,12 +274,17 @@ impl PendingTable {
         self.held.range(from..=until)
     }
 
-    /// Drops what the registry has an outcome for, and what can come to nothing by its state.
+    /// Drops what the registry has an outcome for, and what can come to nothing by its state. What only stands in its way for
+    /// a while (a suspension, an admission or a rotated key that this replica has not seen) stays until it is too old.
     pub fn settle(&mut self, registry: &RegistryReader) {
         let over: Vec<Place> = self
             .held
             .iter()
-            .filter(|(_, held)| claim::judge(&held.signed, &held.claims, registry).is_err())
+            .filter(|(place, held)| {
+                claim::judge(&held.signed, &held.claims, registry).is_err_and(|refused| {
+                    !refused.may_pass() || registry.member(place.0).is_none_or(|by| by.standing == Standing::Expelled)
+                })
+            })
             .map(|(place, _)| *place)
             .collect();
         for place in over {
@@ -349,7 +354,9 @@ impl PendingTable {
             for place in due {
                 let pause = self.pause(0);
                 let Some(held) = self.held.get_mut(&place) else { continue };
-                if is_in_flight(&held.signed.digest) || !claim::is_ready(&held.claims, registry) {
+                // what the registry refuses it remembers: nothing is proposed that only waits for better times
+                let stands = claim::judge(&held.signed, &held.claims, registry).is_ok();
+                if is_in_flight(&held.signed.digest) || !stands || !claim::is_ready(&held.claims, registry) {
                     held.due = now.mono.plus_ms(pause);
                     continue;
                 }

@@ -305,6 +305,47 @@ fn nothing_of_an_expelled_member_stays() {
 }
 
 #[test]
+fn what_a_suspended_member_has_pending_waits_for_its_return() {
+    let mut story = Story::new();
+    let founder = story.world.founder.clone();
+    let statement = story.by_dalian(1, &register(&[DALIAN]));
+    assert_eq!(story.offer(statement.clone()), Ok(Taken::New));
+    let standing = |changes, standing| Motion::Standing { member: MemberId(2), changes, standing };
+    assert!(story.world.decide(&[&founder], &standing(0, Standing::Suspended)).refusal().is_none());
+    story.here.settle(&story.world.reader());
+    assert_eq!(story.here.len(), 1, "a suspension passes");
+    story.actions();
+    story.here.lead(at(0), true);
+    story.here.handle_timeout(at(60_000), &story.world.reader(), |_| false);
+    assert!(story.actions().is_empty(), "the registry would remember its refusal");
+    assert!(story.world.decide(&[&founder], &standing(1, Standing::Active)).refusal().is_none());
+    story.here.handle_timeout(at(120_000), &story.world.reader(), |_| false);
+    assert!(matches!(story.actions().as_slice(), [PendingAction::Propose { .. }]));
+    assert!(story.world.submit(statement.envelope).refusals().next().is_none());
+}
+
+#[test]
+fn what_an_outcome_refuses_is_told_claim_by_claim() {
+    let mut story = Story::new();
+    let change = |text: &str| crate::registry::IdentifierChange::Register {
+        items: vec![Registration { text: text.to_owned() }],
+        release: 1,
+    };
+    let key = Cpi::parse(DALIAN).unwrap().stable_key();
+    let retire = crate::registry::IdentifierChange::Retire { key, expected_revision: 5, successor: None };
+    let batch = story.by_dalian(1, &Command::Batch(vec![change(DALIAN), change(BEIJING), retire]));
+    let response = story.world.submit(batch.envelope.clone());
+    let refused = refused_claims(&batch, &response);
+    let found: Vec<_> = refused.iter().map(|(claim, refusal)| (claim.change, refusal.name())).collect();
+    assert_eq!(found, [(Change::Register, "foreign_enterprise"), (Change::Retire, "stale")]);
+    let single = story.by_dalian(2, &register(&[DALIAN, BEIJING]));
+    let response = story.world.submit(single.envelope.clone());
+    assert_eq!(refused_claims(&single, &response).len(), 1);
+    let whole = Response::Refused(crate::registry::Refusal::UnknownSigner);
+    assert_eq!(refused_claims(&single, &whole).len(), 2);
+}
+
+#[test]
 fn the_disk_gives_back_what_it_kept() {
     let mut story = Story::new();
     let statement = story.by_dalian(1, &register(&[DALIAN]));

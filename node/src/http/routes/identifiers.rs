@@ -195,7 +195,8 @@ pub async fn get(
         (false, at) => service.get(key, at)?,
     };
     // what is pending is no revision that could be changed
-    let tag = view.pending.is_none().then(|| etag(view.revision));
+    let is_revision = view.pending.is_none() && view.state != "refused";
+    let tag = is_revision.then(|| etag(view.revision));
     let mut response = Fresh(service.freshness(), Json(view)).into_response();
     if let Some(tag) = tag {
         response.headers_mut().insert(header::ETAG, tag);

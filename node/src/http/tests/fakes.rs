@@ -68,6 +68,7 @@ impl IdentifierPort for FakeIdentifiers {
                 index: 0,
                 committed_at: None,
                 pending: Some(pending),
+                refused: None,
             })
         })
     }
@@ -109,6 +110,7 @@ impl IdentifierPort for FakeIdentifiers {
             index: 42,
             committed_at: None,
             pending: None,
+            refused: None,
         };
         all.insert(key, view.clone());
         Ok(Written { view, committed: true })
