@@ -29,10 +29,15 @@ impl RegistryHandle {
             Question::Vote { .. } | Question::Transfer { .. } => {
                 matches!(class, RaftClass::Log | RaftClass::Control | RaftClass::Snapshot)
             }
-            Question::SnapshotBegin { .. } | Question::SnapshotChunk { .. } | Question::SnapshotEnd => {
-                class == RaftClass::Snapshot
-            }
-            Question::Propose { .. } | Question::ReadIndex | Question::Beacon { .. } => class == RaftClass::Forward,
+            Question::SnapshotBegin { .. }
+            | Question::SnapshotChunk { .. }
+            | Question::SnapshotEnd
+            | Question::PullPiece { .. } => class == RaftClass::Snapshot,
+            Question::Propose { .. }
+            | Question::ReadIndex
+            | Question::Beacon { .. }
+            | Question::Pull { .. }
+            | Question::PullSnapshot => class == RaftClass::Forward,
         };
         if !fits {
             return Err("this question does not belong on this stream".to_owned());

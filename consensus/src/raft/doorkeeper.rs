@@ -81,6 +81,10 @@ mod tests {
             Err(TransportError::Unreachable(to))
         }
 
+        fn members(&self) -> Vec<MemberId> {
+            Vec::new()
+        }
+
         fn rtt_ms(&self, _: MemberId) -> Option<u32> {
             None
         }

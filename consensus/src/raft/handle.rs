@@ -21,6 +21,7 @@ use ed25519_dalek::SigningKey;
 use openraft::ServerState;
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::raft::ReadPolicy;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -58,7 +59,11 @@ pub(super) struct Inner {
     /// When a voter was last heard as leader.
     pub heard: Mutex<Instant>,
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
-    pub beat: Mutex<Option<JoinHandle<()>>>,
+    /// The newest beacon that was sealed or heard here, and when: followers are given it with entries.
+    pub beacon: Mutex<Option<(Bytes, Instant)>>,
+    /// Followers that are served here, and when each asked last.
+    pub followers: Mutex<BTreeMap<MemberId, Instant>>,
+    pub tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Inner {
@@ -331,8 +336,8 @@ impl RegistryHandle {
     /// Leaves Raft in order; the databases close with the last clone.
     pub async fn shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        if let Some(beat) = self.inner.beat.lock().expect("never poisoned").take() {
-            beat.abort();
+        for task in self.inner.tasks.lock().expect("never poisoned").drain(..) {
+            task.abort();
         }
         if let Err(error) = self.inner.raft().shutdown().await {
             tracing::warn!(%error, "the registry's task ended badly");

@@ -3,7 +3,7 @@
 
 use super::beacon::Beacon;
 use super::handle::{Inner, Metrics, RegistryHandle, wall};
-use super::seats::{self, Replica, Step};
+use super::seats::{self, Replica, Step, Wished};
 use super::timers::{Drift, Timers};
 use super::types::Peer;
 use super::wire::Question;
@@ -45,9 +45,13 @@ impl RegistryHandle {
             round_trip_ms: self.round_trip_ms(&metrics),
         };
         let envelope: Bytes = beacon.seal(summary.federation, &self.inner.signing_key).into();
+        self.inner.beacon.lock().unwrap_or_else(PoisonError::into_inner).replace((envelope.clone(), Instant::now()));
         let roster = reader.roster();
-        for record in roster.iter().filter(|record| record.member != self.inner.member) {
-            let (handle, envelope, to) = (self.clone(), envelope.clone(), record.member);
+        // who has no seat is given it with the entries that it pulls
+        let seats: BTreeSet<u64> =
+            metrics.membership_config.membership().nodes().map(|(_, peer)| peer.member).collect();
+        for to in seats.into_iter().map(MemberId).filter(|to| *to != self.inner.member) {
+            let (handle, envelope) = (self.clone(), envelope.clone());
             if handle.inner.transport.rtt_ms(to).is_some() {
                 tokio::spawn(async move { handle.ask(to, &Question::Beacon { envelope }, BEAT).await });
             }
@@ -94,8 +98,9 @@ impl RegistryHandle {
             .collect();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let learners: BTreeSet<u64> = membership.learner_ids().collect();
-        let target = reader.policy().voters;
-        if let Some(step) = seats::next_step(self.inner.raft_id, target, &wanted, &voters, &learners) {
+        let policy = reader.policy();
+        let wished = Wished { voters: policy.voters, learners: policy.learners };
+        if let Some(step) = seats::next_step(self.inner.raft_id, wished, &wanted, &voters, &learners) {
             self.change(step).await;
         }
     }
@@ -133,6 +138,10 @@ impl RegistryHandle {
     /// Has timers follow the longest round trip that this replica or the leader sees.
     async fn keep_time(&self, drift: &mut Drift) {
         let metrics = self.inner.raft().metrics().borrow_watched().clone();
+        // timers are for those who vote or may soon
+        if metrics.membership_config.membership().get_node(&self.inner.raft_id).is_none() {
+            return;
+        }
         let held = self.inner.proof.lock().unwrap_or_else(PoisonError::into_inner).held;
         let told =
             held.filter(|(_, heard)| heard.elapsed() < BEACON_COUNTS).map_or(0, |(beacon, _)| beacon.round_trip_ms);

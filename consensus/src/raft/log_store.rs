@@ -171,6 +171,28 @@ impl LogStore {
         self.db.entries(from, until, bytes_max)?.iter().map(|(_, bytes)| wire::entry_from(bytes)).collect()
     }
 
+    /// Entries `from <= index < until`, up to `bytes_max` but one at least, with the id before them; `None` where they are
+    /// purged.
+    pub fn since(&self, from: u64, until: u64, bytes_max: usize) -> io::Result<Option<(Option<LogId>, Vec<Entry>)>> {
+        let purged: Option<LogId> = self.mark::<WireLogId>(LogMark::Purged)?.map(Into::into);
+        let prev = match (from.checked_sub(1), purged) {
+            (None, None) => None,
+            (None, Some(_)) => return Ok(None),
+            (Some(before), Some(purged)) if before < purged.index() => return Ok(None),
+            (Some(before), Some(purged)) if before == purged.index() => Some(purged),
+            (Some(before), _) => match self.read(before, from, usize::MAX)?.pop() {
+                Some(entry) if entry.log_id.index() == before => Some(entry.log_id),
+                _ => return Ok(None),
+            },
+        };
+        if until <= from {
+            return Ok(Some((prev, Vec::new())));
+        }
+        let entries = self.read(from, until, bytes_max)?;
+        let whole = entries.first().is_some_and(|first| first.log_id.index() == from);
+        Ok(whole.then_some((prev, entries)))
+    }
+
     /// Runs what waits for a sync off the runtime's threads.
     async fn off_runtime<T: Send + 'static>(
         &self,

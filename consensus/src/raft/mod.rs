@@ -10,6 +10,9 @@
 mod beacon;
 mod claims;
 mod doorkeeper;
+mod follow;
+#[cfg(test)]
+mod follow_tests;
 #[cfg(test)]
 mod golden;
 mod handle;

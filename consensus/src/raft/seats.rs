@@ -38,13 +38,22 @@ pub enum Step {
 /// A voter that did not answer for so long is replaced, where a learner can take its place.
 const REPLACE_AFTER_MS: u64 = 10 * 60 * 1000;
 
+/// How many seats there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wished {
+    /// Voters.
+    pub voters: u32,
+    /// Learners that stand by; all other members follow.
+    pub learners: u32,
+}
+
 /// The next step, or `None` if all is as it should be.
 ///
 /// `wanted` holds the replicas of members that may take part, by Raft id; `voters` and `learners` are Raft's present ids;
-/// `target` is the policy's number of voters.
+/// `wished` is what the policy wants.
 pub fn next_step(
     me: u64,
-    target: u32,
+    wished: Wished,
     wanted: &BTreeMap<u64, Replica>,
     voters: &BTreeSet<u64>,
     learners: &BTreeSet<u64>,
@@ -58,12 +67,13 @@ pub fn next_step(
     if let Some(id) = learners.iter().find(|id| !wanted.contains_key(id)) {
         return Some(Step::Remove(*id));
     }
-    if let Some((id, replica)) = wanted.iter().find(|(id, _)| !voters.contains(id) && !learners.contains(id)) {
-        return Some(Step::AddLearner { id: *id, member: replica.member });
+    if let Some(step) = stand_by(wished, wanted, voters, learners) {
+        return Some(step);
     }
     let fit = |id: &u64| wanted.get(id).is_some_and(|replica| replica.reachable && replica.caught_up);
     let ready = wanted.keys().filter(|id| voters.contains(id) || fit(id)).count();
-    let target = [7, 5, 3, 1].into_iter().find(|seats| *seats <= target as usize && *seats <= ready).unwrap_or(1);
+    let target =
+        [7, 5, 3, 1].into_iter().find(|seats| *seats <= wished.voters as usize && *seats <= ready).unwrap_or(1);
     if voters.len() < target {
         let mut chosen = voters.clone();
         while chosen.len() < target {
@@ -86,6 +96,28 @@ pub fn next_step(
     let next = best(wanted, &chosen, |id| learners.contains(id) && fit(id))?;
     chosen.insert(next);
     Some(Step::SetVoters(chosen))
+}
+
+/// A learner for a free place, or one that is silent for long or too many gives its place up. While votes are missing there
+/// are as many learners as could take them.
+fn stand_by(
+    wished: Wished,
+    wanted: &BTreeMap<u64, Replica>,
+    voters: &BTreeSet<u64>,
+    learners: &BTreeSet<u64>,
+) -> Option<Step> {
+    let places = wished.learners as usize + (wished.voters as usize).saturating_sub(voters.len());
+    let reachable = |id: &u64| wanted.get(id).is_some_and(|replica| replica.reachable);
+    let seated: BTreeSet<u64> = voters | learners;
+    let next = best(wanted, &seated, reachable);
+    if learners.len() < places {
+        return next.map(|id| Step::AddLearner { id, member: wanted[&id].member });
+    }
+    let silent = |id: &&u64| wanted[*id].silent_ms;
+    let longest = learners.iter().max_by_key(silent)?;
+    let replaced = next.is_some() && wanted[longest].silent_ms > REPLACE_AFTER_MS;
+    let surplus = learners.len() > places && voters.len() >= wished.voters as usize;
+    (replaced || surplus).then(|| Step::Remove(*longest))
 }
 
 /// The fit replica in the city with the fewest chosen voters, then the nearest.
@@ -123,11 +155,16 @@ mod tests {
 
     /// Steps until nothing is left to do; gives the voters.
     fn settle(target: u32, wanted: &BTreeMap<u64, Replica>, voters: &[u64]) -> BTreeSet<u64> {
+        settle_all(Wished { voters: target, learners: 8 }, wanted, voters).0
+    }
+
+    /// The same; gives the learners too.
+    fn settle_all(wished: Wished, wanted: &BTreeMap<u64, Replica>, voters: &[u64]) -> (BTreeSet<u64>, BTreeSet<u64>) {
         let mut voters: BTreeSet<u64> = voters.iter().copied().collect();
         let mut learners = BTreeSet::new();
         for _ in 0..50 {
-            match next_step(1, target, wanted, &voters, &learners) {
-                None => return voters,
+            match next_step(1, wished, wanted, &voters, &learners) {
+                None => return (voters, learners),
                 Some(Step::AddLearner { id, .. }) => drop(learners.insert(id)),
                 Some(Step::Remove(id)) => assert!(learners.remove(&id)),
                 Some(Step::SetVoters(next)) => {
@@ -139,6 +176,26 @@ mod tests {
             }
         }
         panic!("it does not come to rest");
+    }
+
+    #[test]
+    fn few_stand_by_and_the_others_follow() {
+        let wished = Wished { voters: 3, learners: 2 };
+        let cities = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let (voters, learners) = settle_all(wished, &ring(&cities), &[1]);
+        assert_eq!((voters.len(), learners.len()), (3, 2), "seven of twelve follow");
+        // a learner that is silent for long gives its place to one that answers
+        let mut wanted = ring(&cities);
+        let lost = *learners.first().unwrap();
+        let replica = wanted.get_mut(&lost).unwrap();
+        (replica.reachable, replica.silent_ms) = (false, 700_000);
+        let step = next_step(1, wished, &wanted, &voters, &learners);
+        assert_eq!(step, Some(Step::Remove(lost)));
+        let left = &learners - &BTreeSet::from([lost]);
+        assert!(matches!(next_step(1, wished, &wanted, &voters, &left), Some(Step::AddLearner { .. })));
+        // nobody is there to stand by
+        wanted.values_mut().for_each(|replica| replica.reachable = replica.member == 1);
+        assert_eq!(next_step(1, wished, &wanted, &voters, &BTreeSet::new()), None);
     }
 
     #[test]

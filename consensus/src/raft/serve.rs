@@ -103,14 +103,19 @@ impl RegistryHandle {
                 let asked = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
                 Ok(Answer::Index(asked.map_err(|error| text(&error))?.0.index()))
             }
-            Question::Beacon { envelope } if class == RaftClass::Forward => self.heard(from, &envelope),
+            Question::Beacon { envelope } if class == RaftClass::Forward => self.heard(from, envelope),
+            Question::Pull { after, wait_ms } => {
+                self.pulled(from, after.map(Into::into), Duration::from_millis(u64::from(wait_ms))).await
+            }
+            Question::PullSnapshot => self.offered(from).await,
+            Question::PullPiece { snapshot, file, offset } => self.piece(&snapshot, file, offset),
             _ => Err("this question does not belong on this stream".to_owned()),
         }
     }
 
     /// Has the signatures of new entries verified while they are written to disk and wait for their commit, so that
     /// `apply` need not. An entry that does not hold is left to `apply`, which refuses it like every other replica.
-    fn verify_ahead(&self, request: &AppendEntriesRequest<Types>) {
+    pub(super) fn verify_ahead(&self, request: &AppendEntriesRequest<Types>) {
         let normal = |entry: &super::types::Entry| match &entry.payload {
             EntryPayload::Normal(proposal) => Some(proposal.0.clone()),
             _ => None,
@@ -131,16 +136,31 @@ impl RegistryHandle {
         });
     }
 
-    fn heard(&self, from: MemberId, envelope: &[u8]) -> Result<Answer, String> {
-        let (beacon, key) = Beacon::open(envelope, &self.federation()).ok_or("the beacon does not hold")?;
+    fn heard(&self, from: MemberId, envelope: Bytes) -> Result<Answer, String> {
+        let (beacon, key) = Beacon::open(&envelope, &self.federation()).ok_or("the beacon does not hold")?;
         let signer = self.reader().member_of_key(&key);
         // a replica that knows no members yet learns them from the log, not from beacons; and only the leader that it
         // follows, in its term, is believed
         if signer.is_some_and(|signer| signer.member == from) && self.follows(from, &beacon) {
-            self.inner.proof.lock().expect("never poisoned").take(beacon, Instant::now());
-            self.advance_proof();
+            self.believe(envelope, beacon, Instant::now());
         }
         Ok(Answer::Taken)
+    }
+
+    /// Takes a beacon that is proven, and was heard by somebody at `heard`.
+    pub(super) fn believe(&self, envelope: Bytes, beacon: Beacon, heard: Instant) {
+        self.inner.proof.lock().expect("never poisoned").take(beacon, heard);
+        let mut newest = self.inner.beacon.lock().expect("never poisoned");
+        if newest.as_ref().is_none_or(|(_, before)| *before < heard) {
+            *newest = Some((envelope, heard));
+        }
+        drop(newest);
+        self.advance_proof();
+    }
+
+    /// The newest beacon that was sealed or heard here, and when.
+    pub(super) fn newest_beacon(&self) -> Option<(Bytes, Instant)> {
+        self.inner.beacon.lock().expect("never poisoned").clone()
     }
 
     pub(super) fn advance_proof(&self) {

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bytes of one piece.
-const PIECE_BYTES: usize = 512 << 10;
+pub(super) const PIECE_BYTES: usize = 512 << 10;
 /// Progress must be made within this time.
-const PIECE_DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const PIECE_DEADLINE: Duration = Duration::from_secs(15);
 /// Files of one snapshot.
 const FILES_MAX: usize = 4096;
 /// Bytes of one snapshot, as it is announced: a billion revisions are less.
@@ -48,6 +48,15 @@ pub async fn send(
         Answer::Snapshot { vote } => Ok(vote),
         _ => Err(TransportError::Refused { member: to, message: "an unexpected answer".to_owned() }),
     }
+}
+
+/// Bytes of a file from `offset` on.
+pub(super) fn read_piece(path: &std::path::Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(io::SeekFrom::Start(offset))?;
+    let mut piece = vec![0; length];
+    file.read_exact(&mut piece)?;
+    Ok(piece)
 }
 
 async fn ask(transport: &dyn RaftTransport, to: MemberId, question: &Question) -> Result<Answer, TransportError> {

@@ -1,5 +1,6 @@
 //! How a replica starts, and how it starts again in place when its timers no longer fit the voters' round trip.
 
+use super::follow::follow;
 use super::handle::{Inner, wall};
 use super::lead::beat;
 use super::log_store::{LogStore, Seat};
@@ -135,6 +136,11 @@ impl Again {
         Ok(Running { proposer: Proposer::start(raft.clone()), raft, timers })
     }
 
+    /// The log.
+    pub fn log(&self) -> &LogStore {
+        &self.log
+    }
+
     /// Whether so much was appended that a snapshot is due.
     pub fn log_is_long(&self) -> bool {
         self.log.appended() >= self.snapshot_log_bytes
@@ -206,7 +212,9 @@ impl RegistryHandle {
                 proof: Mutex::default(),
                 heard: Mutex::new(Instant::now()),
                 incoming: tokio::sync::Mutex::new(None),
-                beat: Mutex::new(None),
+                beacon: Mutex::default(),
+                followers: Mutex::default(),
+                tasks: Mutex::default(),
             }),
         };
         if let Some(genesis) = options.found
@@ -214,8 +222,9 @@ impl RegistryHandle {
         {
             handle.found(&genesis).await?;
         }
-        let beat = tokio::spawn(beat(Arc::downgrade(&handle.inner)));
-        *handle.inner.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+        let tasks =
+            [tokio::spawn(beat(Arc::downgrade(&handle.inner))), tokio::spawn(follow(Arc::downgrade(&handle.inner)))];
+        handle.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         Ok(handle)
     }
 

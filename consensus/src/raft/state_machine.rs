@@ -174,6 +174,12 @@ impl RaftStateMachine<Types> for StateMachine {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is of another index than it says"));
         }
         (self.applied, self.membership) = (applied, membership);
+        // held against the leader's beacons like every entry after it
+        if let (Some(id), Some(summary)) = (applied, RegistryState::summary(&self.state.reader())) {
+            let mut hashes = self.shared.hashes.lock().expect("never poisoned");
+            hashes.clear();
+            hashes.push_back((id.index(), summary.hash));
+        }
         self.shared.applied.send_replace(self.applied.map_or(0, |id| id.index()));
         Ok(())
     }

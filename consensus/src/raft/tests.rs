@@ -27,6 +27,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Switch {
     pub replicas: Mutex<BTreeMap<MemberId, RegistryHandle>>,
     pub cut: Mutex<BTreeSet<MemberId>>,
+    /// Frames by who asked whom, and of what class.
+    pub asked: Mutex<BTreeMap<(MemberId, MemberId, RaftClass), u64>>,
     /// Of every line, in ms.
     round_trip_ms: AtomicU64,
 }
@@ -56,6 +58,7 @@ impl RaftTransport for Line {
         deadline: Duration,
     ) -> Result<Bytes, TransportError> {
         let target = self.target(to).ok_or(TransportError::Unreachable(to))?;
+        *self.switch.asked.lock().unwrap().entry((self.from, to, class)).or_default() += 1;
         let half = Duration::from_millis(self.switch.round_trip_ms.load(Ordering::Relaxed) / 2);
         let answer = tokio::time::timeout(deadline, async {
             // what is sent in order comes in order: the timer has a millisecond's grain and keeps the order of equal ones
@@ -71,6 +74,10 @@ impl RaftTransport for Line {
         answer
             .map_err(|_| TransportError::Timeout(to))?
             .map_err(|message| TransportError::Refused { member: to, message })
+    }
+
+    fn members(&self) -> Vec<MemberId> {
+        self.switch.replicas.lock().unwrap().keys().copied().collect()
     }
 
     fn rtt_ms(&self, to: MemberId) -> Option<u32> {
@@ -177,7 +184,7 @@ impl Ring {
         handle.shutdown().await;
     }
 
-    fn handle(&self, member: u64) -> RegistryHandle {
+    pub fn handle(&self, member: u64) -> RegistryHandle {
         self.switch.replicas.lock().unwrap()[&MemberId(member)].clone()
     }
 
@@ -211,7 +218,7 @@ impl Ring {
         self.sign(&key(1), &Command::Admit(Box::new(admission)))
     }
 
-    fn registration(&self, zone: u32) -> (Vec<u8>, cpi::ids::StableKey) {
+    pub fn registration(&self, zone: u32) -> (Vec<u8>, cpi::ids::StableKey) {
         let cpi = Cpi::seal(&STEM.replace("-A01.", &format!("-{zone:03}."))).unwrap();
         let items = vec![Registration { text: cpi.as_str().to_owned() }];
         (self.sign(&key(1), &Command::Register { items, release: 1 }), cpi.stable_key())

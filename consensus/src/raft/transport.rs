@@ -14,7 +14,7 @@ pub enum RaftClass {
     Log,
     /// Pieces of snapshots.
     Snapshot,
-    /// Proposals and reads on their way to the leader, beacons from it.
+    /// Proposals and reads on their way to the leader, beacons from it, entries that followers pull.
     Forward,
 }
 
@@ -48,6 +48,9 @@ pub trait RaftTransport: Send + Sync + 'static {
         frame: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, TransportError>;
+
+    /// Members that are known here, this one or not.
+    fn members(&self) -> Vec<MemberId>;
 
     /// The measured round trip; `None` while `to` is not connected.
     fn rtt_ms(&self, to: MemberId) -> Option<u32>;

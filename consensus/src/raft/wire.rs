@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Format version of what is stored.
 const VERSION: u8 = 1;
 /// Format version of questions and answers.
-const FRAME_VERSION: u8 = 2;
+const FRAME_VERSION: u8 = 3;
 
 /// Term and index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,28 +179,99 @@ impl WireProgress {
 /// has another one, and must not answer in the lost one's name.
 #[derive(Serialize, Deserialize)]
 pub enum Question {
-    Append { to: u64, vote: WireVote, prev: Option<WireLogId>, entries: Vec<Bytes>, commit: Option<WireLogId> },
-    Vote { to: u64, vote: WireVote, last: Option<WireLogId>, transfer: bool, pre: bool },
-    Transfer { to: u64, vote: WireVote, heir: u64, last: Option<WireLogId> },
-    SnapshotBegin { to: u64, vote: WireVote, progress: WireProgress, files: Vec<(String, u64)> },
-    SnapshotChunk { file: u32, offset: u64, bytes: Bytes },
+    Append {
+        to: u64,
+        vote: WireVote,
+        prev: Option<WireLogId>,
+        entries: Vec<Bytes>,
+        commit: Option<WireLogId>,
+    },
+    Vote {
+        to: u64,
+        vote: WireVote,
+        last: Option<WireLogId>,
+        transfer: bool,
+        pre: bool,
+    },
+    Transfer {
+        to: u64,
+        vote: WireVote,
+        heir: u64,
+        last: Option<WireLogId>,
+    },
+    SnapshotBegin {
+        to: u64,
+        vote: WireVote,
+        progress: WireProgress,
+        files: Vec<(String, u64)>,
+    },
+    SnapshotChunk {
+        file: u32,
+        offset: u64,
+        bytes: Bytes,
+    },
     SnapshotEnd,
-    Propose { envelope: Bytes, hops: u8 },
+    Propose {
+        envelope: Bytes,
+        hops: u8,
+    },
     ReadIndex,
-    Beacon { envelope: Bytes },
+    Beacon {
+        envelope: Bytes,
+    },
+    /// What is committed after this, for a replica without a seat.
+    Pull {
+        after: Option<WireLogId>,
+        wait_ms: u32,
+    },
+    PullSnapshot,
+    PullPiece {
+        snapshot: String,
+        file: u32,
+        offset: u64,
+    },
 }
 
 /// An answer between replicas.
 #[derive(Serialize, Deserialize)]
 pub enum Answer {
     Append(WireAppend),
-    Vote { vote: WireVote, granted: bool, last: Option<WireLogId> },
-    Snapshot { vote: WireVote },
+    Vote {
+        vote: WireVote,
+        granted: bool,
+        last: Option<WireLogId>,
+    },
+    Snapshot {
+        vote: WireVote,
+    },
     Taken,
-    Committed { index: u64, response: crate::registry::Response },
-    NotLeader { leader: Option<u64> },
+    Committed {
+        index: u64,
+        response: crate::registry::Response,
+    },
+    NotLeader {
+        leader: Option<u64>,
+    },
     Index(u64),
     Failed(String),
+    /// Committed entries after `prev`, and the newest beacon with how long ago it was heard.
+    Pulled {
+        prev: Option<WireLogId>,
+        entries: Vec<Bytes>,
+        beacon: Bytes,
+        age_ms: u64,
+    },
+    /// The entries are purged here: only a snapshot has them.
+    Purged,
+    /// Enough others are served: ask another replica.
+    Full,
+    Offered {
+        name: String,
+        progress: WireProgress,
+        files: Vec<(String, u64)>,
+        beacon: Bytes,
+    },
+    Piece(Bytes),
 }
 
 #[derive(Serialize, Deserialize)]

@@ -43,7 +43,7 @@ fn rows_of_the_state() {
     assert!(world.command(&founder, &Command::Batch(vec![revise])).refusal().is_none());
     world.command(&founder, &Command::Retire { key, expected_revision: 2, successor: None });
     world.command(&second, &Command::RenewRaftId { lost: 2 });
-    let policy = FederationPolicy { admission_approvals: 2, voters: 5 };
+    let policy = FederationPolicy { admission_approvals: 2, voters: 5, learners: 4 };
     world.decide(&[&founder], &Motion::Policy { expected_revision: 0, policy });
     let mut tables: BTreeMap<char, (usize, Sha256)> = BTreeMap::new();
     for (key, value) in &world.kv.0 {

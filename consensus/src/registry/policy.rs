@@ -10,11 +10,13 @@ pub struct FederationPolicy {
     pub admission_approvals: u32,
     /// Voters of the registry: 1, 3, 5 or 7. Default 3. Fewer while there are fewer members.
     pub voters: u32,
+    /// Learners that stand by for them, 0 to 8; default 4. All other members follow: they pull what is committed.
+    pub learners: u32,
 }
 
 impl Default for FederationPolicy {
     fn default() -> Self {
-        Self { admission_approvals: 1, voters: 3 }
+        Self { admission_approvals: 1, voters: 3, learners: 4 }
     }
 }
 
@@ -24,6 +26,9 @@ impl FederationPolicy {
         if !(1..=64).contains(&self.admission_approvals) {
             return Some(("admission_approvals", "1 to 64"));
         }
-        (![1, 3, 5, 7].contains(&self.voters)).then_some(("voters", "1, 3, 5 or 7"))
+        if ![1, 3, 5, 7].contains(&self.voters) {
+            return Some(("voters", "1, 3, 5 or 7"));
+        }
+        (self.learners > 8).then_some(("learners", "0 to 8"))
     }
 }

@@ -212,7 +212,10 @@ fn a_policy_of_two_takes_two_members_to_expel_to_suspend_and_to_change_it() {
     let founder = world.founder.clone();
     let (dalian, _) = world.admit("dalian", 2, &[]);
     let (jinhua, _) = world.admit("jinhua", 3, &[]);
-    let two = Motion::Policy { expected_revision: 0, policy: FederationPolicy { admission_approvals: 2, voters: 3 } };
+    let two = Motion::Policy {
+        expected_revision: 0,
+        policy: FederationPolicy { admission_approvals: 2, voters: 3, learners: 4 },
+    };
     assert_eq!(world.decide(&[&founder], &two), Response::PolicySet { revision: 1 });
     // one member cannot take the rule back, nor make the others fewer
     let one = Motion::Policy { expected_revision: 1, policy: FederationPolicy::default() };
@@ -244,7 +247,10 @@ fn a_member_may_go_by_itself_and_bad_votes_are_refused() {
     let founder = world.founder.clone();
     let (dalian, _) = world.admit("dalian", 2, &[]);
     world.admit("jinhua", 3, &[]);
-    let three = Motion::Policy { expected_revision: 0, policy: FederationPolicy { admission_approvals: 3, voters: 3 } };
+    let three = Motion::Policy {
+        expected_revision: 0,
+        policy: FederationPolicy { admission_approvals: 3, voters: 3, learners: 4 },
+    };
     world.decide(&[&founder], &three);
     let of = |world: &World, key: &SigningKey, motion: &Motion| world.vote(key, motion);
     let (leave, other) = (standing(2, 0, Standing::Expelled), standing(3, 0, Standing::Expelled));

@@ -27,6 +27,7 @@ const COLUMNS: &[Column] = &[
 const POLICY: &[Column] = &[
     column("ADMISSION APPROVALS", "admission_approvals", Kind::Text),
     column("VOTERS", "voters", Kind::Text),
+    column("LEARNERS", "learners", Kind::Text),
     column("REVISION", "revision", Kind::Text),
 ];
 
@@ -85,6 +86,9 @@ pub enum MemberCommand {
         /// Voters of the registry: 1, 3, 5 or 7.
         #[arg(long, value_name = "N")]
         voters: Option<u32>,
+        /// Learners that stand by for them, 0 to 8. All other members follow: they pull what is committed.
+        #[arg(long, value_name = "N")]
+        learners: Option<u32>,
     },
     /// Votes to suspend a member: its region gets no new work and may not write.
     Suspend {
@@ -148,11 +152,12 @@ pub async fn run(command: MemberCommand, context: &Context) -> Result<Exit, CliE
         }
         MemberCommand::Join(arguments) => return super::daemon::join_async(&arguments, context).await,
         MemberCommand::Approve { region, request } => approve(context, &client, &region, request.as_deref()).await?,
-        MemberCommand::Policy { admission_approvals, voters } => {
-            let answer = if admission_approvals.is_none() && voters.is_none() {
+        MemberCommand::Policy { admission_approvals, voters, learners } => {
+            let answer = if admission_approvals.is_none() && voters.is_none() && learners.is_none() {
                 client.get("/v1/policy", Vec::new()).await?
             } else {
-                let body = json!({ "admission_approvals": admission_approvals, "voters": voters });
+                let body =
+                    json!({ "admission_approvals": admission_approvals, "voters": voters, "learners": learners });
                 let extra = super::client::Extra { body: Some(body), ..super::client::Extra::default() };
                 client.call(reqwest::Method::PATCH, "/v1/policy", extra).await?
             };

@@ -78,6 +78,10 @@ impl RaftTransport for MeshTransport {
         })
     }
 
+    fn members(&self) -> Vec<MemberId> {
+        self.mesh.roster().into_iter().map(|entry| entry.member).collect()
+    }
+
     fn rtt_ms(&self, to: MemberId) -> Option<u32> {
         if !self.mesh.is_connected(to) {
             return None;

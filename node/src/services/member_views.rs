@@ -73,6 +73,8 @@ pub struct PolicyMotionView {
     pub admission_approvals: u32,
     /// The new value.
     pub voters: u32,
+    /// The new value.
+    pub learners: u32,
     /// Members whose votes count.
     pub have: u32,
     /// Members that must vote for it.
@@ -105,6 +107,8 @@ pub struct PolicyView {
     pub admission_approvals: u32,
     /// Voters of the registry.
     pub voters: u32,
+    /// Learners that stand by for them; all other members follow.
+    pub learners: u32,
     /// Grows with each change; 0 while it is the default.
     pub revision: u64,
     /// Changes that members vote on.
@@ -122,6 +126,9 @@ pub struct PolicyRequest {
     /// Voters of the registry: 1, 3, 5 or 7.
     #[serde(default)]
     pub voters: Option<u32>,
+    /// Learners that stand by for them, 0 to 8; all other members follow.
+    #[serde(default)]
+    pub learners: Option<u32>,
 }
 
 /// What an invitation is for.

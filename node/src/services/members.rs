@@ -241,19 +241,20 @@ impl MemberPort for MemberService {
 
     fn policy(&self) -> PolicyView {
         let reader = self.registry.reader();
-        let FederationPolicy { admission_approvals, voters, .. } = reader.policy();
+        let FederationPolicy { admission_approvals, voters, learners } = reader.policy();
         let proposed = self.motions.open_motions().into_iter().filter_map(|open| {
             let Motion::Policy { policy, .. } = open.motion else { return None };
             Some(PolicyMotionView {
                 admission_approvals: policy.admission_approvals,
                 voters: policy.voters,
+                learners: policy.learners,
                 have: open.tally.have(),
                 need: open.tally.need,
                 by: open.tally.by.iter().map(ToString::to_string).collect(),
             })
         });
         let revision = reader.summary().map_or(0, |summary| summary.policy_revision);
-        PolicyView { admission_approvals, voters, revision, proposed: proposed.collect() }
+        PolicyView { admission_approvals, voters, learners, revision, proposed: proposed.collect() }
     }
 
     async fn set_policy(&self, request: &PolicyRequest) -> Result<PolicyView, ApiError> {
@@ -261,6 +262,7 @@ impl MemberPort for MemberService {
         let mut policy = reader.policy();
         policy.admission_approvals = request.admission_approvals.unwrap_or(policy.admission_approvals);
         policy.voters = request.voters.unwrap_or(policy.voters);
+        policy.learners = request.learners.unwrap_or(policy.learners);
         if let Some((field, expected)) = policy.problem() {
             return Err(ApiError::field(crate::http::FieldError::new(field, format!("expected {expected}"))));
         }

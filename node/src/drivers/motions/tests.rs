@@ -22,7 +22,10 @@ fn desk(node: &Alone) -> MotionDesk {
 }
 
 fn policy(revision: u64, admission_approvals: u32) -> Motion {
-    Motion::Policy { expected_revision: revision, policy: FederationPolicy { admission_approvals, voters: 3 } }
+    Motion::Policy {
+        expected_revision: revision,
+        policy: FederationPolicy { admission_approvals, voters: 3, learners: 4 },
+    }
 }
 
 fn expel(member: u64) -> Motion {
