@@ -265,14 +265,15 @@ mod tests {
         // one that is under way is not forgotten, however old: it would be performed twice
         let slow = Repeats::open(Duration::ZERO, None).expect("in memory");
         let (begun, go_on) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
-        let first = slow.once(key(), "a", &json!(1), || async {
+        let body = json!(1);
+        let first = slow.once(key(), "a", &body, || async {
             begun.notify_one();
             go_on.notified().await;
             answer(1)
         });
         let second = async {
             begun.notified().await;
-            let twice = slow.once(key(), "a", &json!(1), || async { answer(2) }).await;
+            let twice = slow.once(key(), "a", &body, || async { answer(2) }).await;
             go_on.notify_one();
             twice.expect_err("the first is under way").code
         };
