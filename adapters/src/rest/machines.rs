@@ -308,12 +308,22 @@ pub(super) async fn provision(
         .collect();
     let what = json!({ "tag": machine_tag(tag), "pool": request.pool, "class": request.class, "need": need,
         "chip": chip, "image": request.image, "user_data": request.user_data, "volumes": volumes });
-    let asked = runs.ask(&api, "provision", &what, Runs::deadline(&api)).await;
-    // what the platform answered or not: what counts is what is there
-    match (alive(find(runs, &api, tag).await?), asked) {
-        (Some(found), _) => Ok(found),
-        (None, Err(failure)) => Err(failure.into()),
-        (None, Ok(_)) => Err(AdapterError::passing(ReasonCode::AdapterDown, "provision: accepted, and not there")),
+    let deadline = Runs::deadline(&api);
+    let mut tries = 0;
+    loop {
+        let asked = runs.ask(&api, "provision", &what, deadline).await;
+        // what the platform answered or not: what counts is what is there, and it is looked at before it is asked again
+        if let Some(found) = alive(find(runs, &api, tag).await?) {
+            return Ok(found);
+        }
+        let error = match asked {
+            Ok(_) => AdapterError::passing(ReasonCode::AdapterDown, "provision: accepted, and not there"),
+            Err(failure) => AdapterError::from(failure),
+        };
+        tries += 1;
+        if tries > api.patience.retries_max.min(2) || !error.retryable || error.reason.code != ReasonCode::AdapterDown {
+            return Err(error);
+        }
     }
 }
 
