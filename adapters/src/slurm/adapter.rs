@@ -88,7 +88,7 @@ impl SlurmAdapter {
         let cluster = self.nodes.cluster(self.poll() * 5).await?;
         let (largest, by_feature) = Self::largest(&cluster, wanted.pool, wanted.class)?;
         let need = wanted.need;
-        if need.chip_milli % 1000 != 0 {
+        if !need.chip_milli.is_multiple_of(1000) {
             let why = format!("{} thousandths of a chip: Slurm gives whole ones", need.chip_milli);
             return Err(AdapterError::fatal(ReasonCode::BackendUnsupported, why));
         }
