@@ -194,9 +194,10 @@ async fn a_token_that_is_refused_is_renewed_and_a_credential_that_is_refused_is_
     setting.cloud.state.lock().unwrap().logins += 1;
     assert!(setting.adapter.list().await.unwrap().is_empty());
     assert!(setting.adapter.health().await.ready);
-    let mut state = setting.cloud.state.lock().unwrap();
-    (state.logins, state.refuses_login) = (state.logins + 1, true);
-    drop(state);
+    {
+        let mut state = setting.cloud.state.lock().unwrap();
+        (state.logins, state.refuses_login) = (state.logins + 1, true);
+    }
     is(&setting.adapter.list().await.unwrap_err(), ReasonCode::NotPermitted, false);
     // the next look at the runs fails as well, and then its health says so
     let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -117,7 +117,7 @@ fn stand_by(
     let longest = learners.iter().max_by_key(silent)?;
     let replaced = next.is_some() && wanted[longest].silent_ms > REPLACE_AFTER_MS;
     let surplus = learners.len() > places && voters.len() >= wished.voters as usize;
-    (replaced || surplus).then(|| Step::Remove(*longest))
+    (replaced || surplus).then_some(Step::Remove(*longest))
 }
 
 /// The fit replica in the city with the fewest chosen voters, then the nearest.

@@ -118,10 +118,10 @@ pub(super) async fn listen_to_all(backends: Backends, heard: mpsc::Sender<Heard>
             same
         });
         for (name, adapter) in now {
-            if !listened.contains_key(&name) {
+            listened.entry(name).or_insert_with(|| {
                 let listening = tokio::spawn(listen(adapter.watch(), heard.clone(), stop.clone()));
-                listened.insert(name, (adapter, listening));
-            }
+                (adapter, listening)
+            });
         }
         tokio::select! {
             () = stop.cancelled() => return,
