@@ -37,6 +37,8 @@ const WAIT: Duration = Duration::from_secs(2);
 const ANSWER_WAIT: Duration = Duration::from_secs(8);
 /// A replica that had no room, or nothing that holds, is not asked again for so long.
 const AVOID: Duration = Duration::from_secs(5);
+/// A source whose newest beacon is older may be cut off itself, or pull from those who pull from it.
+const STALE: Duration = Duration::from_secs(4);
 /// Between two tries where nobody answers, and between two looks at whether this replica must pull.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A learner that heard no leader for so long pulls too: it may have lost its seat without being told.
@@ -117,7 +119,8 @@ impl RegistryHandle {
         self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Whom to pull from: the nearest replica with a seat that does not lead, else a follower before this one, else the leader.
+    /// Whom to pull from: the nearest replica with a seat that does not lead, else a follower before this one, else the leader,
+    /// else anybody: who has a seat by now is not known where the newest entries are missing.
     fn source(&self, avoid: &BTreeMap<MemberId, Instant>) -> Option<MemberId> {
         let metrics = self.inner.raft().metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
@@ -128,18 +131,20 @@ impl RegistryHandle {
         let mine = order(self.inner.member.0);
         let tier = |member: MemberId| {
             if leader == Some(member.0) {
-                Some(2)
+                2
             } else if seated.contains(&member.0) || seated.is_empty() {
-                Some(0)
+                0
+            } else if order(member.0) < mine {
+                1
             } else {
-                // nobody pulls from one that pulls from it
-                (order(member.0) < mine).then_some(1)
+                // it may pull from this one: two who have nothing else find that out by their old beacons
+                3
             }
         };
         let reachable = self.inner.transport.members().into_iter();
         reachable
             .filter(|member| *member != self.inner.member && !avoid.contains_key(member))
-            .filter_map(|member| Some((tier(member)?, self.inner.transport.rtt_ms(member)?, member)))
+            .filter_map(|member| Some((tier(member), self.inner.transport.rtt_ms(member)?, member)))
             .min()
             .map(|(_, _, member)| member)
     }
@@ -217,7 +222,11 @@ impl RegistryHandle {
             let heard = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
             self.believe(beacon.clone(), beacon_here, heard);
         }
-        Ok(if news { Pulled::News } else { Pulled::Nothing })
+        Ok(match news {
+            true => Pulled::News,
+            false if age > STALE => Pulled::Elsewhere("what it knows is old"),
+            false => Pulled::Nothing,
+        })
     }
 
     /// Whether a beacon that comes with no entries is taken.
@@ -280,7 +289,8 @@ impl RegistryHandle {
         let first = after.map_or(0, |id| id.index() + 1);
         let mut applied = self.inner.shared.applied.subscribe();
         let _ = tokio::time::timeout(wait.min(WAIT), applied.wait_for(|index| *index >= first)).await;
-        let until = *self.inner.shared.applied.borrow() + 1;
+        let Some(applied) = self.inner.raft().metrics().borrow_watched().last_applied else { return Ok(Answer::Full) };
+        let until = applied.index() + 1;
         let Some((beacon, heard)) = self.newest_beacon() else { return Ok(Answer::Full) };
         let age_ms = heard.elapsed().as_millis() as u64;
         let since = self.inner.again.log().since(first, until, ENTRIES_BYTES_MAX).map_err(|error| error.to_string())?;

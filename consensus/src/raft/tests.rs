@@ -228,7 +228,16 @@ impl Ring {
     pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition(self) {
-            assert!(Instant::now() < end, "not in time: {what}");
+            if Instant::now() >= end {
+                for (member, handle) in self.switch.replicas.lock().unwrap().iter() {
+                    let status = handle.status();
+                    eprintln!(
+                        "{member}: {:?} voters {:?} learners {:?} last {} snapshot {}",
+                        status.freshness, status.voters, status.learners, status.last_log_index, status.snapshot_index
+                    );
+                }
+                panic!("not in time: {what}");
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
