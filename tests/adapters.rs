@@ -85,7 +85,11 @@ async fn is_up(ring: &Ring, adapter: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pools_of_plugins_run_tasks_out_of_process_and_stop_with_the_node() {
     let fake = binary("causeway-adapter-fake").expect("is built");
-    let ring = start(own() + &plugin("toy", &fake, "{}") + &chips_of("toy")).await;
+    // dearer than the pool without chips
+    let price =
+        "firmness = \"held\"\nprice = { currency = \"CNY\", cpu_core_hour_micro = 900000, chip_hour_micro = 1000000 }";
+    let chips = chips_of("toy").replace("firmness = \"held\"", price);
+    let ring = start(own() + &plugin("toy", &fake, "{}") + &chips).await;
     let client = ring.client(0).expect("runs");
     until(PATIENCE, || async { is_up(&ring, "own").await && is_up(&ring, "toy").await }).await.expect("both come up");
 
@@ -327,6 +331,11 @@ async fn a_plugin_is_registered_tested_swapped_and_taken_away_while_the_node_run
     until(PATIENCE, || is_up(&ring, "toy")).await.expect("comes up");
 
     let client = ring.client(0).expect("runs");
+    let offered = || async {
+        let plan = client.post("/v1/plans", chip_task("offered")).await.unwrap_or_default();
+        plan["offers"].as_array().is_some_and(|offers| !offers.is_empty())
+    };
+    until(PATIENCE, offered).await.expect("its pool is offered");
     let id = id_of(&submit(&client, &chip_task("one"), "one").await.expect("is accepted"));
     assert_eq!(ended(&client, &id, PATIENCE).await.expect("ends")["place"]["pool"], "played");
     assert!(run(&ring, &["adapter", "test", "toy", "--starts-runs"], 5).contains("pool drain"));
