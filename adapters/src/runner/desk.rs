@@ -230,6 +230,7 @@ impl RunDesk {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE));
         if let Some(tls) = &config.tls {
+            super::choose_crypto();
             let identity = tonic::transport::Identity::from_pem(&tls.cert_pem, &tls.key_pem);
             server = server
                 .tls_config(tonic::transport::ServerTlsConfig::new().identity(identity))

@@ -116,6 +116,11 @@ fn is_token(secret: &[u8], name: &str, given: &str) -> bool {
     given.is_ok_and(|given| mac(secret, name).verify_slice(&given).is_ok())
 }
 
+/// Two crypto providers may be in a build; the first call in a process decides which one rustls uses.
+pub(crate) fn choose_crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

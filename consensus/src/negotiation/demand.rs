@@ -128,10 +128,10 @@ mod tests {
         let first = vec![told(500, 3), told(1_000, 5)];
         demand.replace(&[], &first);
         assert_eq!(demand.fresh(Monotonic(0)), Some(vec![(shape(1_000), 5), (shape(500), 3)]));
-        let second = vec![told(500, 9)];
+        let second = vec![told(500, 12)];
         demand.replace(&first, &second);
         assert_eq!(demand.fresh(Monotonic(500)), None);
-        assert_eq!(demand.fresh(Monotonic(1_000)), Some(vec![(shape(500), 9)]));
+        assert_eq!(demand.fresh(Monotonic(1_000)), Some(vec![(shape(500), 12)]));
         demand.replace(&second, &[]);
         assert_eq!(demand.fresh(Monotonic(2_000)), Some(Vec::new()));
         assert_eq!(demand.fresh(Monotonic(500_000)), None);

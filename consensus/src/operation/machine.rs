@@ -405,7 +405,8 @@ impl Operations {
     fn hint(&mut self, now: Now, resource: TaskId) {
         let head = self.queues.get(&resource).and_then(VecDeque::front).copied();
         if let Some(id) = head {
-            if self.ops.get(&id).is_some_and(|op| matches!(op.step, Step::Resting { .. })) {
+            // one that waits for its next call goes on waiting: frequent hints would put the call off for ever
+            if self.ops.get(&id).is_some_and(|op| op.step == (Step::Resting { call: false })) {
                 self.look(now, id);
             }
             return;

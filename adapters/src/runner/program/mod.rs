@@ -35,6 +35,7 @@ struct Setting {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    super::choose_crypto();
     let setting = match setting() {
         Ok(setting) => setting,
         Err(why) => {
