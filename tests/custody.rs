@@ -111,6 +111,7 @@ async fn an_origin_that_comes_back_has_its_task_again_with_one_result() {
     release(&ring, 1);
     let done = ended(&client, &id, Duration::from_secs(90)).await.expect("ends");
     assert_eq!((&done["state"], &done["runs"]), (&json!("succeeded"), &json!(1)), "{done}");
+    until(PATIENCE, || async { output(&client, &done, "out").await.is_ok() }).await.expect("its result comes here");
     assert_eq!(output(&client, &done, "out").await.expect("is here"), b"one result");
 }
 
