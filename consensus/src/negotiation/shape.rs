@@ -114,7 +114,7 @@ impl Shape {
 /// The best place for a shape in a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BestPlace {
-    /// Fragmentation that it adds, in steps of [`STEP_MILLI`]; negative where it uses up what nobody could.
+    /// Fragmentation that it adds, in steps of 0.04 chip; negative where it uses up what nobody could.
     pub added: i8,
     /// What it leaves behind on its server, 0 for nothing.
     pub left: u8,

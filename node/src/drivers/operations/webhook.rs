@@ -55,7 +55,7 @@ impl Notify {
     /// Checks the address and that the secret is there.
     ///
     /// # Errors
-    /// [`NotifyError`].
+    /// `NotifyError`.
     pub fn check(&self, vault: &Vault) -> Result<(), NotifyError> {
         let url = reqwest::Url::parse(&self.url).map_err(|_| NotifyError::Url)?;
         let here = url.host_str().is_some_and(|host| matches!(host, "127.0.0.1" | "[::1]" | "localhost"));
