@@ -46,6 +46,13 @@ per_server = {{ cpu_milli = 8000, memory_bytes = 34359738368, storage_bytes = 21
     )
 }
 
+/// The same pool, dearer than the one without chips.
+fn dearer(pool: &str) -> String {
+    let price =
+        "firmness = \"held\"\nprice = { currency = \"CNY\", cpu_core_hour_micro = 900000, chip_hour_micro = 1000000 }";
+    pool.replace("firmness = \"held\"", price)
+}
+
 fn chip_task(name: &str) -> Value {
     let mut document = shell_task(name, "exit 0", &[]);
     document["outputs"] = json!([]);
@@ -176,7 +183,7 @@ async fn a_plugin_that_is_missing_stops_no_node_and_its_pool_says_so_until_it_co
     let later = folder.path().join("later");
     let entry = plugin("late", &program, "{}").replace(&program.display().to_string(), &later.display().to_string());
     let patience = "[adapters.host]\nquarantine_ms = 1000\ninventory_ms = 500\n";
-    let mut ring = start(own() + &entry + &chips_of("late") + patience).await;
+    let mut ring = start(own() + &entry + &dearer(&chips_of("late")) + patience).await;
     let client = ring.client(0).expect("runs");
     let refusal = || async {
         let plan = client.post("/v1/plans", chip_task("refused")).await.unwrap_or_default();
