@@ -183,7 +183,7 @@ async fn a_plugin_that_is_missing_stops_no_node_and_its_pool_says_so_until_it_co
     let later = folder.path().join("later");
     let entry = plugin("late", &program, "{}").replace(&program.display().to_string(), &later.display().to_string());
     let patience = "[adapters.host]\nquarantine_ms = 1000\ninventory_ms = 500\n";
-    let mut ring = start(own() + &entry + &dearer(&chips_of("late")) + patience).await;
+    let mut ring = start(own() + &entry + &chips_of("late") + patience).await;
     let client = ring.client(0).expect("runs");
     let refusal = || async {
         let plan = client.post("/v1/plans", chip_task("refused")).await.unwrap_or_default();
@@ -193,7 +193,7 @@ async fn a_plugin_that_is_missing_stops_no_node_and_its_pool_says_so_until_it_co
     until(PATIENCE, || async { refusal().await.is_some_and(|reason| reason.to_string().contains("cannot be read")) })
         .await
         .expect("the pool says what is wrong");
-    // the other pool is not touched by it
+    // the other pool is not touched by it, though it is the dearer one
     let id = id_of(&submit(&client, &shell_task("other", "printf x > out", &[]), "other").await.expect("is accepted"));
     assert_eq!(ended(&client, &id, PATIENCE).await.expect("ends")["state"], "succeeded");
 

@@ -12,7 +12,7 @@ pub const DIGEST_BYTES_MAX: usize = 2048;
 pub const DIGEST_BODY_BYTES_MAX: usize = DIGEST_BYTES_MAX - 192;
 /// The most identifiers that one pool names in a digest.
 pub const IDENTIFIERS_MAX: usize = 8;
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// About what the longest shape takes in a digest.
 const SHAPE_BYTES_MAX: usize = 32;
 
@@ -56,6 +56,8 @@ pub struct PoolDigest {
     pub carbon_g_per_kwh: Option<u32>,
     /// Takes no new work.
     pub cordoned: bool,
+    /// Its backend does not answer: its places come after all others of the region.
+    pub down: bool,
     /// Tasks that were committed to it and do not run yet.
     pub queue: u32,
     /// Stable keys of the identifiers that describe it.

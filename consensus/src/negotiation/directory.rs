@@ -366,6 +366,7 @@ fn has_grown(old: &Digest, new: &Digest) -> bool {
     old.pools.iter().zip(&new.pools).any(|(a, b)| {
         a.name != b.name
             || a.cordoned != b.cordoned
+            || a.down != b.down
             || a.classes.len() != b.classes.len()
             || a.classes.iter().zip(&b.classes).any(|(x, y)| x.name != y.name || !x.largest_fit.fits(&y.largest_fit))
     })

@@ -51,6 +51,7 @@ pub(super) fn judge(question: &Question<'_>, member: MemberId, region: &Region) 
     };
     let mut closest: Option<Refusal> = None;
     let mut best: Option<Ranked> = None;
+    let mut best_is_down = false;
     let ways: Vec<ToldOfWay<'_>> =
         question.need.variants.iter().map(|way| ToldOfWay::new(&digest.shapes, way)).collect();
     let mut position = 0u32;
@@ -68,9 +69,11 @@ pub(super) fn judge(question: &Question<'_>, member: MemberId, region: &Region) 
                         let slots = slots_of(&class.free, &quantity);
                         match &mut best {
                             Some(ranked) => {
-                                let better = (price, fragmentation, left)
-                                    < (ranked.price_hour_micro, ranked.terms.fragmentation, ranked.left);
-                                if better {
+                                let present = (ranked.price_hour_micro, ranked.terms.fragmentation, ranked.left);
+                                if (pool.down, price, fragmentation, left)
+                                    < (best_is_down, present.0, present.1, present.2)
+                                {
+                                    best_is_down = pool.down;
                                     ranked.targets.insert(0, target);
                                     ranked.quantity = quantity;
                                     ranked.price_hour_micro = price;
@@ -86,6 +89,7 @@ pub(super) fn judge(question: &Question<'_>, member: MemberId, region: &Region) 
                                 ranked.targets.truncate(TARGETS_MAX);
                             }
                             None => {
+                                best_is_down = pool.down;
                                 best = Some(Ranked {
                                     member,
                                     targets: vec![target],

@@ -232,6 +232,7 @@ impl Negotiator {
                 price: spec.price.clone(),
                 carbon_g_per_kwh: spec.carbon_g_per_kwh,
                 cordoned: spec.cordoned,
+                down: self.provider.is_down(&spec.name),
                 queue: self.provider.waiting_of(index as u16),
                 identifiers: identifiers.take(IDENTIFIERS_MAX).collect(),
                 classes: classes.collect(),

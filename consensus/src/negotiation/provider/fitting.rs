@@ -196,8 +196,7 @@ impl Provider {
         rng: &mut ChaCha8Rng,
     ) -> Option<Counter> {
         match code {
-            // where the cheaper place is down, the dearer one may do
-            ReasonCode::BudgetExceeded | ReasonCode::AdapterDown => {
+            ReasonCode::BudgetExceeded => {
                 let unbounded = Limits { price_hour_micro_max: None, ..*wanted.limits };
                 let fit = self.pick(Wanted { limits: &unbounded, ..wanted }, targets, rng).ok()?;
                 let floor = price_in_round(fit.price, wanted.round, self.config.provider.discount_permille_max);

@@ -267,10 +267,16 @@ impl Provider {
 
     /// Notes that a pool's backend does not answer, or does again. Asks for it are declined meanwhile; its runs stay.
     pub fn set_down(&mut self, pool: String, why: Option<String>) {
-        match why {
-            Some(why) => drop(self.down.insert(pool, why)),
-            None => drop(self.down.remove(&pool)),
-        }
+        let was = match why {
+            Some(why) => self.down.insert(pool.clone(), why).is_some(),
+            None => self.down.remove(&pool).is_some(),
+        };
+        self.changes += u64::from(was != self.is_down(&pool));
+    }
+
+    /// Whether a pool's backend does not answer.
+    pub fn is_down(&self, pool: &str) -> bool {
+        self.down.contains_key(pool)
     }
 
     /// Stops or allows new work in the region.

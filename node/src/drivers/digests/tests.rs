@@ -56,6 +56,7 @@ fn digest(member: u64, incarnation: u64) -> Digest {
         price,
         carbon_g_per_kwh: None,
         cordoned: false,
+        down: false,
         queue: 0,
         identifiers: vec![identifier(1010).stable_key()],
         classes: Vec::new(),
