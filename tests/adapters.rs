@@ -92,11 +92,7 @@ async fn is_up(ring: &Ring, adapter: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pools_of_plugins_run_tasks_out_of_process_and_stop_with_the_node() {
     let fake = binary("causeway-adapter-fake").expect("is built");
-    // dearer than the pool without chips
-    let price =
-        "firmness = \"held\"\nprice = { currency = \"CNY\", cpu_core_hour_micro = 900000, chip_hour_micro = 1000000 }";
-    let chips = chips_of("toy").replace("firmness = \"held\"", price);
-    let ring = start(own() + &plugin("toy", &fake, "{}") + &chips).await;
+    let ring = start(own() + &plugin("toy", &fake, "{}") + &dearer(&chips_of("toy"))).await;
     let client = ring.client(0).expect("runs");
     until(PATIENCE, || async { is_up(&ring, "own").await && is_up(&ring, "toy").await }).await.expect("both come up");
 
